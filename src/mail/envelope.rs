@@ -1,0 +1,72 @@
+//! The envelope: who sent a message, to whom, and what the client said about it (RFC 5321 §2.3.1).
+//!
+//! Owns: [`Envelope`] and [`Recipient`]. Promises: recipients of one destination stand next to each
+//! other once [`Envelope::group_by_destination`] has run, so that a destination's part of a message
+//! is a range. Must not: know how it is written to disk (`spool::envelope`).
+use std::net::IpAddr;
+use std::ops::Range;
+
+use super::address::{Address, Domain, ReversePath};
+use crate::clock::WallTime;
+
+/// What the client declared the body to be (RFC 6152, RFC 3030).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BodyKind {
+    #[default]
+    SevenBit,
+    EightBit,
+    Binary,
+}
+
+/// How the stored body bytes stand in relation to the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BodyForm {
+    /// As DATA carries it: leading dots doubled, last line ends in CRLF, the terminating dot not
+    /// stored.
+    #[default]
+    DotStuffed,
+    /// As BDAT carries it: every byte as it is.
+    Raw,
+}
+
+/// One recipient of a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipient {
+    pub address: Address,
+}
+
+/// All that is known of a message but its content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    pub reverse_path: ReversePath,
+    pub recipients: Vec<Recipient>,
+    pub body_kind: BodyKind,
+    pub body_form: BodyForm,
+    /// When the message was accepted; `--max-age` counts from here.
+    pub received_at: WallTime,
+    /// The client's address; none for mail made here (DSNs).
+    pub client: Option<IpAddr>,
+}
+
+impl Envelope {
+    /// Sorts recipients by domain, then by text, and drops exact repeats of an address.
+    pub fn group_by_destination(&mut self) {
+        self.recipients.sort_by(|a, b| {
+            (a.address.domain(), a.address.as_str()).cmp(&(b.address.domain(), b.address.as_str()))
+        });
+        self.recipients.dedup_by(|b, a| a.address == b.address);
+    }
+    /// The ranges of recipients that share a domain, in order. Needs
+    /// [`Envelope::group_by_destination`] to have run.
+    pub fn destinations(&self) -> impl Iterator<Item = (&Domain, Range<usize>)> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let first = self.recipients.get(start)?;
+            let domain = first.address.domain();
+            let len = self.recipients[start..].iter().take_while(|r| r.address.domain() == domain).count();
+            let range = start..start + len;
+            start += len;
+            Some((domain, range))
+        })
+    }
+}
