@@ -37,6 +37,10 @@ pub const COMMAND_WAIT: Duration = Duration::from_secs(300);
 pub const DATA_BLOCK_WAIT: Duration = Duration::from_secs(180);
 /// Wait until a client has taken our replies: one that does not read is not worth its slot.
 pub const REPLY_WRITE_WAIT: Duration = Duration::from_secs(60);
+/// Wait while saying goodbye: for the peer to take the last reply and close.
+pub const GOODBYE_WAIT: Duration = Duration::from_secs(5);
+/// Wait after a failed accept (descriptors used up, as a rule) before the next.
+pub const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
 /// Reply bytes kept for one session before its next command is read.
 pub const REPLY_BYTES: usize = 64 * 1024;
 /// Sessions per server by default (`--max-connections`). The descriptor limit lowers it.
@@ -64,6 +68,10 @@ pub const DATA_END_WAIT: Duration = Duration::from_secs(600);
 pub const QUIT_WAIT: Duration = Duration::from_secs(5);
 /// An outbound connection with no mail to send stays open this long for the next message.
 pub const OUTBOUND_IDLE_WAIT: Duration = Duration::from_secs(5);
+/// Wait for each step of a TLS handshake.
+pub const TLS_HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
+/// Read buffer of an outbound connection: replies are short.
+pub const LINK_BUFFER_BYTES: usize = 2048;
 /// Lines in one reply of a peer before it is taken for garbage.
 pub const PEER_REPLY_LINES: usize = 128;
 /// Bytes in one reply of a peer before it is taken for garbage.
@@ -100,8 +108,13 @@ pub const COMMIT_BUFFERS: usize = COMMITS_IN_FLIGHT + 1;
 /// A message part of up to this many bytes is copied into the commit buffer; a larger one is
 /// written from the buffer it was received in.
 pub const COPY_BYTES: usize = 32 * 1024;
-/// Body bytes in one fragment, and the size of the buffers large bodies are received in.
+/// Fragment buffers of one worker; a session that needs one more waits, which slows its sender.
+pub const FRAGMENT_BUFFERS: usize = 256;
+/// Body bytes in one fragment.
 pub const FRAGMENT_BYTES: usize = 128 * 1024;
+/// Size of a fragment buffer: the body, a block for the record headers, and a block so that the last read
+/// of a fragment is not a small one.
+pub const FRAGMENT_BUFFER_BYTES: usize = FRAGMENT_BYTES + 2 * BLOCK_BYTES;
 /// Prepared segments kept ready beyond the open one.
 pub const SPARE_SEGMENTS: usize = 2;
 /// Prepared segments per log that only outcomes, DSNs and copies may use.
@@ -109,12 +122,27 @@ pub const RESERVED_SEGMENTS: usize = 1;
 /// Logs in one spool: the log number has 12 bits in a message id.
 pub const LOGS: usize = 4096;
 
+/// Outcomes of one log that wait for it to take them; past it no delivery starts.
+pub const UNRECORDED_OUTCOMES: usize = 10_000;
+/// Wait before a log that could not get a segment tries again.
+pub const SPOOL_RETRY_WAIT: Duration = Duration::from_secs(1);
+/// Wait at start-up for the writes of a killed predecessor to end.
+pub const ZOMBIE_WAIT: Duration = Duration::from_secs(60);
+/// Body bytes being read back for delivery by one log at a time; more reads wait.
+pub const BODY_LOAD_BYTES: u64 = 256 * 1024 * 1024;
+/// Wait before a read that found [`BODY_LOAD_BYTES`] used up looks again.
+pub const BODY_LOAD_WAIT: Duration = Duration::from_millis(10);
+
 // ── Threads, queues, memory ──────────────────────────────────────────────────────────────────────
 
 /// Worker threads: the worker number is a byte in queue entries.
 pub const WORKERS: usize = 255;
 /// Batches in a mailbox between two threads.
 pub const MAILBOX_DEPTH: usize = 1024;
+/// Posts waiting for one other worker before new mail waits: some turns' worth.
+pub const OUTBOX_POSTS: usize = 65_536;
+/// Wait before a full mailbox is tried again.
+pub const MAILBOX_RETRY_WAIT: Duration = Duration::from_millis(1);
 /// DNS questions waiting for the DNS thread; past it the delivery is put off without an attempt.
 pub const DNS_QUEUE: usize = 4096;
 /// Receive buffer of a session that talks commands.
@@ -125,8 +153,16 @@ pub const BODY_CACHE_BYTES: usize = 256 * 1024 * 1024;
 pub const QUEUED_RECIPIENTS: usize = u32::MAX as usize - 1;
 /// Events waiting for the event log's writer; past it events are counted as dropped, mail is not held.
 pub const EVENT_QUEUE: usize = 65_536;
+/// How often the main thread reports to systemd's watchdog and looks after the workers.
+pub const WATCHDOG_PERIOD: Duration = Duration::from_secs(5);
+/// How often a drain looks whether it is done.
+pub const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// What workers may take beyond the grace for their last commit before the process leaves without them.
+pub const DRAIN_OVERTIME: Duration = Duration::from_secs(10);
 /// Grace of a drain by default (`--shutdown-grace`).
 pub const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// Spread of retry times around the schedule, so that mail deferred together does not return together.
+pub const RETRY_JITTER_PERCENT: u8 = 10;
 /// Age at which undelivered mail is returned by default (`--max-age`; RFC 5321 §4.5.4.1: 4–5 days).
 pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(5 * 24 * 3600);
 
