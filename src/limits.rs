@@ -146,9 +146,9 @@ pub const ADDRESSES_RESOLVED: usize = 4 * ADDRESSES_PER_HOST;
 /// Bytes that may wait inside one TLS connection to be sent: a commit buffer's worth of body and the
 /// records around it. Past it the connection ends: its owner has not taken what it should.
 pub const TLS_UNSENT_BYTES: usize = 512 * 1024;
-/// Names whose TLS session is remembered for resumption, about 2 KiB each; past it the oldest goes
-/// and its host costs a full handshake again.
-pub const TLS_SESSIONS: usize = 8192;
+/// Hosts whose TLS sessions are remembered for resumption, at most about 12 KiB each (tickets and
+/// certificates); past it the oldest goes and its host costs a full handshake again.
+pub const TLS_SESSION_HOSTS: usize = 2048;
 /// Header bytes of the original that a bounce carries back; the rest is cut at a line's end.
 pub const DSN_HEADER_BYTES: usize = 16 * 1024;
 /// Recipients reported in one bounce; the caller makes another bounce of the rest.
