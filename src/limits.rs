@@ -130,6 +130,9 @@ pub const DNS_TRY_WAIT: Duration = Duration::from_secs(3);
 pub const DNS_RETRIES: usize = 2;
 /// Wait for a whole lookup, waiting for its turn included; past it the answer is "temporary".
 pub const DNS_LOOKUP_WAIT: Duration = Duration::from_secs(30);
+/// DNS servers used, in the order given: one that is dead or refuses is made up for by the others,
+/// and more than a few only make a lookup that fails last longer.
+pub const DNS_SERVERS: usize = 4;
 /// Answers in the DNS cache, negative ones included: about 3,000 destinations with their hosts, at
 /// about 1 KiB an answer.
 pub const DNS_CACHE_ANSWERS: u64 = 32_768;

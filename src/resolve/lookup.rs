@@ -20,9 +20,13 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::text::printable;
 
-/// All lookups: one resolver with one cache, and the bound on its questions.
+/// All lookups: the resolver with its cache, and the bound on its questions.
 pub(super) struct Lookups {
-    dns: TokioResolver,
+    /// Asks two servers at once and believes the first that says anything.
+    all: TokioResolver,
+    /// The same servers one by one, if there are several: where the quickest of them only says that it
+    /// cannot or will not answer, another may still know.
+    each: Vec<TokioResolver>,
     questions: Semaphore,
 }
 
@@ -57,8 +61,8 @@ enum MxSet {
 }
 
 impl Lookups {
-    pub(super) fn new(dns: TokioResolver) -> Lookups {
-        Lookups { dns, questions: Semaphore::new(limits::DNS_QUESTIONS) }
+    pub(super) fn new(all: TokioResolver, each: Vec<TokioResolver>) -> Lookups {
+        Lookups { all, each, questions: Semaphore::new(limits::DNS_QUESTIONS) }
     }
 
     /// The answer to `query`, within `limits::DNS_LOOKUP_WAIT`.
@@ -167,10 +171,27 @@ impl Lookups {
             return Found::NoName;
         };
         let _turn = self.questions.acquire().await.expect("the semaphore is never closed");
-        match self.dns.lookup(absolute, record_type).await {
-            Ok(answer) => Found::Records(answer.answers().iter().map(|r| r.data.clone()).collect()),
-            Err(error) => absence(&error).unwrap_or_else(|| Found::Unknown(cause(&error, record_type, name))),
+        let first = match question(&self.all, &absolute, record_type).await {
+            Ok(found) => return found,
+            Err(error) => error,
+        };
+        // On silence all servers have been tried already.
+        if matches!(first, NetError::Dns(_)) {
+            for server in &self.each {
+                if let Ok(found) = question(server, &absolute, record_type).await {
+                    return found;
+                }
+            }
         }
+        Found::Unknown(cause(&first, record_type, name))
+    }
+}
+
+/// One question to one resolver; an error if it does not know.
+async fn question(dns: &TokioResolver, name: &Name, record_type: RecordType) -> Result<Found, NetError> {
+    match dns.lookup(name.clone(), record_type).await {
+        Ok(answer) => Ok(Found::Records(answer.answers().iter().map(|r| r.data.clone()).collect())),
+        Err(error) => absence(&error).ok_or(error),
     }
 }
 

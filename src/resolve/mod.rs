@@ -117,7 +117,7 @@ impl Resolver {
             .enable_time()
             .build()
             .context("cannot start the DNS thread's runtime")?;
-        let lookups = Arc::new(lookup::Lookups::new(client(&config)?));
+        let lookups = Arc::new(lookups(&config)?);
         let (queue, asked) = mpsc::channel(limits::DNS_QUEUE);
         std::thread::Builder::new()
             .name("dns".into())
@@ -138,8 +138,8 @@ impl Resolver {
     }
 }
 
-/// The resolver with every bound and wait set here, whatever resolv.conf says of them.
-fn client(config: &ResolveConfig) -> anyhow::Result<TokioResolver> {
+/// The resolvers with every bound and wait set here, whatever resolv.conf says of them.
+fn lookups(config: &ResolveConfig) -> anyhow::Result<lookup::Lookups> {
     let mut options = ResolverOpts::default();
     options.timeout = config.try_wait;
     options.attempts = config.retries;
@@ -149,20 +149,29 @@ fn client(config: &ResolveConfig) -> anyhow::Result<TokioResolver> {
     options.negative_max_ttl = Some(limits::DNS_NEGATIVE_TTL);
     // Over TCP every question in flight may share one connection.
     options.max_active_requests = limits::DNS_QUESTIONS;
-    let servers = if config.servers.is_empty() {
+    let mut servers: Vec<_> = if config.servers.is_empty() {
         options.use_hosts_file = ResolveHosts::Always;
         system_servers()
     } else {
         options.use_hosts_file = ResolveHosts::Never;
         config.servers.iter().map(|&server| name_server(server)).collect()
     };
-    TokioResolver::builder_with_config(
-        ResolverConfig::from_name_servers(servers),
-        TokioRuntimeProvider::default(),
-    )
-    .with_options(options)
-    .build()
-    .context("cannot set up the DNS resolver")
+    servers.truncate(limits::DNS_SERVERS);
+    let all = client(servers.clone(), options.clone())?;
+    if servers.len() == 1 {
+        return Ok(lookup::Lookups::new(all, Vec::new()));
+    }
+    options.cache_size /= servers.len() as u64;
+    let each = servers.into_iter().map(|server| client(vec![server], options.clone()));
+    Ok(lookup::Lookups::new(all, each.collect::<Result<_, _>>()?))
+}
+
+fn client(servers: Vec<NameServerConfig>, options: ResolverOpts) -> anyhow::Result<TokioResolver> {
+    let servers = ResolverConfig::from_name_servers(servers);
+    TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
+        .with_options(options)
+        .build()
+        .context("cannot set up the DNS resolver")
 }
 
 /// UDP first; TCP where an answer comes truncated (RFC 7766 §5).

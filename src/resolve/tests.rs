@@ -81,6 +81,10 @@ const ZONE: Zone = &[
     ("mx-fails.example", "A", "192.0.2.7"),
 ];
 
+const REFUSES: Zone = &[("mx-alias.example", "*", "!REFUSED"), ("host-alias.example", "*", "!REFUSED")];
+const REFERS: Zone = &[("mx-alias.example", "*", "!REFERRAL"), ("host-alias.example", "*", "!REFERRAL")];
+const SILENT: Zone = &[("mx-alias.example", "*", "!SILENT"), ("host-alias.example", "*", "!SILENT")];
+
 #[test]
 fn answers_of_every_kind() {
     let (_, server) = testserver::start(ZONE, 300);
@@ -180,6 +184,20 @@ fn no_server_at_all_is_temporary() {
     let address = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = ResolveConfig { servers: vec![address], try_wait: Duration::from_millis(50), retries: 0 };
     assert!(matches!(ask(&Resolver::start(config).unwrap(), mail("x.example")), Answer::Temporary(_)));
+}
+
+#[test]
+fn one_server_that_answers_is_enough() {
+    let (_, good) = testserver::start(ZONE, 300);
+    for (zone, why) in [(REFUSES, "refuses"), (REFERS, "refers"), (SILENT, "is silent")] {
+        let (_, bad) = testserver::start(zone, 300);
+        // Which of two is asked, or heard, first is chance: ask often.
+        for servers in [vec![bad, good], vec![good, bad]].into_iter().cycle().take(10) {
+            let config = ResolveConfig { servers, ..ResolveConfig::default() };
+            let answer = ask(&Resolver::start(config).unwrap(), mail("mx-alias.example"));
+            assert_eq!(shown(&answer), "5 host-alias.example 192.0.2.3", "the other {why}");
+        }
+    }
 }
 
 #[test]
