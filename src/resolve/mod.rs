@@ -162,6 +162,7 @@ fn lookups(config: &ResolveConfig) -> anyhow::Result<lookup::Lookups> {
         return Ok(lookup::Lookups::new(all, Vec::new()));
     }
     options.cache_size /= servers.len() as u64;
+    options.attempts = 0;
     let each = servers.into_iter().map(|server| client(vec![server], options.clone()));
     Ok(lookup::Lookups::new(all, each.collect::<Result<_, _>>()?))
 }

@@ -201,6 +201,12 @@ fn one_server_that_answers_is_enough() {
 }
 
 #[test]
+fn the_system_configuration_never_keeps_it_from_starting() {
+    let resolver = Resolver::start(ResolveConfig::default()).unwrap();
+    assert!(matches!(ask(&resolver, mail("[192.0.2.9]")), Answer::Hosts(_)));
+}
+
+#[test]
 fn names_are_never_completed_from_a_search_list() {
     let (server, address) = testserver::start(ZONE, 300);
     assert_eq!(ask(&resolver(address), mail("single")), Answer::NoSuchDomain);
