@@ -145,6 +145,45 @@ pub const OUTBOX_POSTS: usize = 65_536;
 pub const MAILBOX_RETRY_WAIT: Duration = Duration::from_millis(1);
 /// DNS questions waiting for the DNS thread; past it the delivery is put off without an attempt.
 pub const DNS_QUEUE: usize = 4096;
+/// Lookups (an MX set with the addresses of its hosts, or one host) worked on at a time; past it
+/// questions wait in the queue.
+pub const DNS_LOOKUPS: usize = 512;
+/// Questions on the network at a time, of all lookups. Each costs a UDP socket per server asked, so
+/// this bounds the descriptors of the DNS thread; at 20 ms an answer it allows 12,000 a second.
+pub const DNS_QUESTIONS: usize = 256;
+/// Wait for the answer to one try of a question. A recursive server that needs longer has the
+/// answer in its cache at the next try.
+pub const DNS_TRY_WAIT: Duration = Duration::from_secs(3);
+/// Tries of a question after the first.
+pub const DNS_RETRIES: usize = 2;
+/// Wait for a whole lookup, waiting for its turn included; past it the answer is "temporary".
+pub const DNS_LOOKUP_WAIT: Duration = Duration::from_secs(30);
+/// DNS servers used, in the order given: one that is dead or refuses is made up for by the others,
+/// and more than a few only make a lookup that fails last longer.
+pub const DNS_SERVERS: usize = 4;
+/// Answers in the DNS cache, negative ones included: about 3,000 destinations with their hosts, at
+/// about 1 KiB an answer.
+pub const DNS_CACHE_ANSWERS: u64 = 32_768;
+/// Longest time an answer is believed, whatever its TTL says: a mistaken week must not last one.
+pub const DNS_POSITIVE_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Longest time an absence is believed (RFC 2308 §5 finds one to three hours to work well; a domain
+/// that comes back should get its mail soon).
+pub const DNS_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
+/// Hosts of one MX set whose addresses are looked up, best preference first: twice what is tried,
+/// because some have no address.
+pub const MX_HOSTS_RESOLVED: usize = 2 * MX_HOSTS_TRIED;
+/// Addresses kept of one host: more than are tried, because some are refused as private.
+pub const ADDRESSES_RESOLVED: usize = 4 * ADDRESSES_PER_HOST;
+/// Bytes that may wait inside one TLS connection to be sent: a commit buffer's worth of body and the
+/// records around it. Past it the connection ends: its owner has not taken what it should.
+pub const TLS_UNSENT_BYTES: usize = 512 * 1024;
+/// Hosts whose TLS sessions are remembered for resumption, at most about 12 KiB each (tickets and
+/// certificates); past it the oldest goes and its host costs a full handshake again.
+pub const TLS_SESSION_HOSTS: usize = 2048;
+/// Header bytes of the original that a bounce carries back; the rest is cut at a line's end.
+pub const DSN_HEADER_BYTES: usize = 16 * 1024;
+/// Recipients reported in one bounce; the caller makes another bounce of the rest.
+pub const DSN_RECIPIENTS: usize = 100;
 /// Receive buffer of a session that talks commands.
 pub const SESSION_BUFFER_BYTES: usize = 8 * 1024;
 /// Bytes of bodies a worker keeps in memory after commit, for delivery without reading the disk.
@@ -159,6 +198,8 @@ pub const WATCHDOG_PERIOD: Duration = Duration::from_secs(5);
 pub const DRAIN_POLL: Duration = Duration::from_millis(20);
 /// What workers may take beyond the grace for their last commit before the process leaves without them.
 pub const DRAIN_OVERTIME: Duration = Duration::from_secs(10);
+/// Bytes of event lines collected before they are written, while more events wait.
+pub const EVENT_BATCH_BYTES: usize = 64 * 1024;
 /// Grace of a drain by default (`--shutdown-grace`).
 pub const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// Spread of retry times around the schedule, so that mail deferred together does not return together.
@@ -172,3 +213,6 @@ const _: () = assert!(COMMIT_BUFFER_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(DEFAULT_SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES as u64));
 const _: () = assert!(COMMAND_LINE_BYTES < SESSION_BUFFER_BYTES);
 const _: () = assert!(PATH_BYTES < COMMAND_LINE_BYTES);
+const _: () = assert!(COMMIT_BUFFER_BYTES < TLS_UNSENT_BYTES);
+// An MX question and then those for its hosts, each with all its tries, fit in a lookup's time.
+const _: () = assert!(2 * (DNS_RETRIES as u64 + 1) * DNS_TRY_WAIT.as_secs() < DNS_LOOKUP_WAIT.as_secs());
