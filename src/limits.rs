@@ -29,6 +29,10 @@ pub const IDLE_COMMANDS: u32 = 500;
 pub const BAD_COMMANDS: u32 = 20;
 /// Largest message by default (`--max-message-size`).
 pub const DEFAULT_MAX_MESSAGE_BYTES: u64 = 50 * 1024 * 1024;
+/// Largest `--max-message-size`: what one message may take of a spool of ordinary segments.
+pub const MAX_MESSAGE_BYTES: u64 = 1024 * 1024 * 1024;
+/// Largest `--max-recipients`: a recipient's number within its message has 16 bits.
+pub const MAX_RECIPIENTS: usize = u16::MAX as usize;
 /// Received headers in a message before it is taken for a loop (RFC 5321 §6.3 asks for ≥ 100).
 pub const RECEIVED_HOPS: usize = 100;
 /// Wait for the next command of a client (RFC 5321 §4.5.3.2.7: at least 5 minutes).
@@ -45,6 +49,8 @@ pub const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
 pub const REPLY_BYTES: usize = 64 * 1024;
 /// Sessions per server by default (`--max-connections`). The descriptor limit lowers it.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 15_000;
+/// Largest `--max-connections` and `--max-connections-per-ip`: more descriptors than a process gets.
+pub const MAX_CONNECTIONS: usize = 1_000_000;
 /// Sessions from one address by default (`--max-connections-per-ip`); loopback is exempt.
 pub const DEFAULT_MAX_CONNECTIONS_PER_IP: usize = 1_000;
 /// Foreign text (HELO names, replies, DNS names) kept in events, logs and DSNs is cut here.
@@ -98,6 +104,15 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Size of a segment by default (`--segment-size`): large enough that recycling is rare, small
 /// enough that one long-lived message holds little back.
 pub const DEFAULT_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Smallest `--segment-size`: below four commit buffers a segment is used up before its successor is
+/// prepared.
+pub const MIN_SEGMENT_BYTES: u64 = 4 * COMMIT_BUFFER_BYTES as u64;
+/// Largest `--segment-size`: offsets in a segment have 32 bits, and one long-lived message must not
+/// hold back more.
+pub const MAX_SEGMENT_BYTES: u64 = 1024 * 1024 * 1024;
+/// Segments per worker that `--spool-limit` must leave room for: the open one, the spares, the
+/// reserve, the oldest, and one that its survivors are copied to.
+pub const MIN_SEGMENTS_PER_WORKER: u64 = (3 + SPARE_SEGMENTS + RESERVED_SEGMENTS) as u64;
 /// Size of one commit buffer: about 60 messages of 4 KiB, past which a longer group gains nothing.
 pub const COMMIT_BUFFER_BYTES: usize = 256 * 1024;
 /// Commits in flight per log. One fdatasync takes up to a scheduler tick on a busy machine; four or
@@ -200,12 +215,40 @@ pub const DRAIN_POLL: Duration = Duration::from_millis(20);
 pub const DRAIN_OVERTIME: Duration = Duration::from_secs(10);
 /// Bytes of event lines collected before they are written, while more events wait.
 pub const EVENT_BATCH_BYTES: usize = 64 * 1024;
+/// Smallest `--memory-limit` per worker: its commit buffers, a few large bodies and its tables.
+pub const MIN_MEMORY_BYTES_PER_WORKER: u64 = 32 * 1024 * 1024;
 /// Grace of a drain by default (`--shutdown-grace`).
 pub const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// Spread of retry times around the schedule, so that mail deferred together does not return together.
 pub const RETRY_JITTER_PERCENT: u8 = 10;
 /// Age at which undelivered mail is returned by default (`--max-age`; RFC 5321 §4.5.4.1: 4–5 days).
 pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(5 * 24 * 3600);
+/// Largest `--max-age`.
+pub const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Largest `--shutdown-grace`: a stop that takes longer is a hang.
+pub const MAX_SHUTDOWN_GRACE: Duration = Duration::from_secs(3600);
+/// Pauses in a `--retry-schedule`.
+pub const RETRY_STEPS: usize = 32;
+/// Values of one repeatable setting (`--route`, `--relay-from`, …): each is looked at for every
+/// message or client, and a longer list belongs in DNS.
+pub const SETTING_VALUES: usize = 10_000;
+
+// ── Control ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Connections to the control plane at a time, the local socket and `--control` each.
+pub const CONTROL_CONNECTIONS: usize = 64;
+/// A control connection that neither sends nor takes bytes is closed after this.
+pub const CONTROL_IDLE_WAIT: Duration = Duration::from_secs(60);
+/// Wait for the workers' answer to a control request: past it the caller gets 504.
+pub const CONTROL_REPLY_WAIT: Duration = Duration::from_secs(10);
+/// Most destinations or messages in one answer of the control plane.
+pub const CONTROL_LIST: usize = 10_000;
+/// Largest answer that a local command reads from the control socket.
+pub const CONTROL_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+/// Shortest token for `--control`: 16 characters of base64 are 96 bits, past guessing.
+pub const CONTROL_TOKEN_LEAST: usize = 16;
+/// Largest `--control-token-file`.
+pub const CONTROL_TOKEN_BYTES: u64 = 4096;
 
 const _: () = assert!(COPY_BYTES < COMMIT_BUFFER_BYTES / 2);
 const _: () = assert!(FRAGMENT_BYTES + 64 * 1024 <= COMMIT_BUFFER_BYTES);
@@ -216,3 +259,11 @@ const _: () = assert!(PATH_BYTES < COMMAND_LINE_BYTES);
 const _: () = assert!(COMMIT_BUFFER_BYTES < TLS_UNSENT_BYTES);
 // An MX question and then those for its hosts, each with all its tries, fit in a lookup's time.
 const _: () = assert!(2 * (DNS_RETRIES as u64 + 1) * DNS_TRY_WAIT.as_secs() < DNS_LOOKUP_WAIT.as_secs());
+const _: () = assert!(MIN_SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES as u64));
+const _: () =
+    assert!(MIN_SEGMENT_BYTES <= DEFAULT_SEGMENT_BYTES && DEFAULT_SEGMENT_BYTES <= MAX_SEGMENT_BYTES);
+const _: () = assert!(MAX_SEGMENT_BYTES <= u32::MAX as u64);
+const _: () = assert!(DEFAULT_MAX_MESSAGE_BYTES <= MAX_MESSAGE_BYTES);
+const _: () = assert!(DEFAULT_MAX_RECIPIENTS <= MAX_RECIPIENTS);
+// The idle wait must not cut off a request that still waits for the workers.
+const _: () = assert!(CONTROL_REPLY_WAIT.as_secs() < CONTROL_IDLE_WAIT.as_secs());
