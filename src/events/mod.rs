@@ -11,11 +11,43 @@ use crate::mail::id::MessageId;
 /// variant in lower case; `time` is RFC 3339 with microseconds.
 #[derive(Clone, Debug)]
 pub enum Event {
-    Received { id: MessageId, from: String, recipients: Vec<String>, bytes: u64, client: Option<IpAddr> },
-    Delivered { id: MessageId, recipient: String, host: String, reply: String, attempts: u8, queued_ms: u64, tls: Option<String> },
-    Deferred { id: MessageId, recipient: String, host: String, reply: String, attempts: u8, next: WallTime },
-    Failed { id: MessageId, recipient: String, host: String, reply: String, attempts: u8, bounce: Option<MessageId> },
-    Removed { id: MessageId, recipient: String, reason: String },
+    Received {
+        id: MessageId,
+        from: String,
+        recipients: Vec<String>,
+        bytes: u64,
+        client: Option<IpAddr>,
+    },
+    Delivered {
+        id: MessageId,
+        recipient: String,
+        host: String,
+        reply: String,
+        attempts: u8,
+        queued_ms: u64,
+        tls: Option<String>,
+    },
+    Deferred {
+        id: MessageId,
+        recipient: String,
+        host: String,
+        reply: String,
+        attempts: u8,
+        next: WallTime,
+    },
+    Failed {
+        id: MessageId,
+        recipient: String,
+        host: String,
+        reply: String,
+        attempts: u8,
+        bounce: Option<MessageId>,
+    },
+    Removed {
+        id: MessageId,
+        recipient: String,
+        reason: String,
+    },
 }
 
 /// Sending side: never blocks; when the queue is full the event is dropped and counted.
