@@ -45,7 +45,14 @@ pub struct ShardConfig {
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
     /// New or recovered mail. `due` in the past means now. `expires_from` is the acceptance time.
-    Enqueue { destination: &'a Domain, entry: Entry, recipients: u16, attempts: u8, received_at: WallTime, due: WallTime },
+    Enqueue {
+        destination: &'a Domain,
+        entry: Entry,
+        recipients: u16,
+        attempts: u8,
+        received_at: WallTime,
+        due: WallTime,
+    },
     /// The connection has greeted and may carry mail; asks for up to `room` entries.
     Want { conn: ConnId, room: u8 },
     /// Every recipient of the part is finished (delivered or failed).

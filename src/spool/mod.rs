@@ -66,7 +66,11 @@ pub struct LogConfig {
 pub enum Outcome {
     Delivered(Reply),
     /// Temporary failure; next attempt at `next`.
-    Deferred { attempts: u8, next: WallTime, reply: Reply },
+    Deferred {
+        attempts: u8,
+        next: WallTime,
+        reply: Reply,
+    },
     Failed(Reply),
     Removed,
 }
