@@ -11,3 +11,5 @@ pub mod schedule;
 pub mod smtp;
 pub mod spool;
 pub mod tls;
+pub mod control;
+pub mod worker;

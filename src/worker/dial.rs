@@ -98,15 +98,7 @@ async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<Vec<Target
                 .collect();
             plan(worker, &hosts, port, allow_private)
         }
-        // RFC 7505 §4.2.
-        Answer::NullMx => Err(failed(Reply::local(556, (5, 1, 10), "the domain accepts no mail (null MX)"))),
-        Answer::NoSuchDomain => Err(failed(Reply::local(550, (5, 1, 2), "the domain does not exist"))),
-        Answer::NoUsableHost => {
-            Err(failed(Reply::local(550, (5, 4, 4), "no mail host of the domain has an address")))
-        }
-        Answer::Temporary(text) => {
-            Err(failed(Reply::local(451, (4, 4, 3), &format!("DNS lookup failed for now: {text}"))))
-        }
+        other => Err(failed(other.failure().expect("all but Hosts are failures"))),
     }
 }
 

@@ -54,16 +54,6 @@ impl Message {
     pub fn new(id: MessageId, envelope: Envelope, body: Vec<u8>) -> Rc<Message> {
         Rc::new(Message { id, envelope, body, attempts: Cell::new(0) })
     }
-    /// The header lines, the empty line left out.
-    pub fn headers(&self) -> &[u8] {
-        if self.body.starts_with(b"\r\n") {
-            return b"";
-        }
-        match memchr::memmem::find(&self.body, b"\r\n\r\n") {
-            Some(end) => &self.body[..end + 2],
-            None => &self.body,
-        }
-    }
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

@@ -322,10 +322,9 @@ impl Delivery<'_> {
             entry: work.entry,
             message: &work.message,
             recipients: &work.recipients,
-            replies,
             peer: &self.peer,
         };
-        outcome::settle(self.worker, self.home, tried);
+        outcome::settle(self.worker, self.home, &tried, replies);
     }
 
     /// The connection died or the peer closed the session: the first message in flight has had its

@@ -14,7 +14,7 @@ use crate::events::Event;
 use crate::limits;
 use crate::mail::address::Address;
 use crate::mail::dsn::{self, Bounce, Failure};
-use crate::mail::envelope::{BodyForm, Envelope, Recipient};
+use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring;
@@ -35,28 +35,27 @@ pub struct Peer {
     pub tls: Option<Rc<str>>,
 }
 
-/// A message's part that was tried over a connection, with one reply per recipient.
+/// A message's part that was tried over a connection.
 pub struct Tried<'a> {
     pub shard: u8,
     pub conn: ConnId,
     pub entry: Entry,
     pub message: &'a Rc<Message>,
     pub recipients: &'a [u16],
-    pub replies: Vec<Reply>,
     pub peer: &'a Peer,
 }
 
-/// Records what an attempt came to and tells the shard.
-pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: Tried<'_>) {
+/// Records what an attempt came to, one reply per recipient, and tells the shard.
+pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: Vec<Reply>) {
     let now = worker.clock.now();
     let slot = tried.entry.slot;
     let mut delivered = Vec::with_capacity(tried.recipients.len());
     let mut refused = Vec::new();
     let mut deferred = Vec::new();
-    for (&recipient, reply) in tried.recipients.iter().zip(tried.replies) {
+    for (&recipient, reply) in tried.recipients.iter().zip(replies) {
         if reply.is_success() {
             if worker.shared.events.is_on() {
-                tell_delivered(worker, &tried, recipient, &reply, now);
+                tell_delivered(worker, tried, recipient, &reply, now);
             }
             delivered.push((recipient, Outcome::Delivered(reply)));
         } else if reply.is_permanent() {
@@ -236,9 +235,16 @@ fn fail_recipients(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, refused: Vec
     home.mark_failing(slot, refused.iter().map(|r| r.recipient));
     let (worker, home) = (worker.clone(), home.clone());
     ring::spawn(async move {
-        // What cannot be read any more cannot be bounced; it stays pending and is tried again.
+        // What cannot be read any more cannot be bounced; it stays pending until it can.
         match home.load(slot).await {
-            Ok(message) => bounce(&worker, &home, slot, &message, refused, expired).await,
+            Ok(message) => {
+                let mut refused = refused;
+                while !refused.is_empty() {
+                    let rest = refused.split_off(refused.len().min(limits::DSN_RECIPIENTS));
+                    bounce(&worker, &home, slot, &message, refused, expired).await;
+                    refused = rest;
+                }
+            }
             Err(error) => {
                 tracing::error!(slot, %error, "a failed message cannot be read back; it stays queued");
                 home.unmark_failing(slot, refused.iter().map(|r| r.recipient));
@@ -306,7 +312,7 @@ async fn write_dsn(
         })
         .collect();
     let mut body = Vec::with_capacity(4096);
-    let body_kind = dsn::bounce(
+    dsn::bounce(
         &mut body,
         &Bounce {
             reporting_mta: &worker.shared.config.hostname,
@@ -316,13 +322,14 @@ async fn write_dsn(
             original_sender: sender,
             received_at: message.envelope.received_at,
             failures: &failures,
-            original_headers: message.headers(),
+            original_headers: &message.body,
+            original_form: message.envelope.body_form,
         },
     );
     let envelope = Envelope {
         reverse_path: None,
         recipients: vec![Recipient { address: sender.clone() }],
-        body_kind,
+        body_kind: BodyKind::SevenBit,
         body_form: BodyForm::DotStuffed,
         received_at: now,
         client: None,
