@@ -103,6 +103,32 @@ pub const DEFAULT_MESSAGES_PER_CONNECTION: u32 = 1_000;
 /// Outbound connections of one worker.
 pub const OUTBOUND_CONNECTIONS_PER_WORKER: usize = 2_000;
 
+// ── Delivery scheduler ───────────────────────────────────────────────────────────────────────────
+
+/// Ready entries that each connection still being opened is expected to serve: one message opens
+/// one connection, a burst opens them by the dozen, and few are opened that find nothing left.
+pub const ENTRIES_PER_OPENING: u32 = 4;
+/// Messages a connection may carry before it must give its slot to a home or destination that has
+/// mail and no connection at all. Opening one costs about as much as ten pipelined messages.
+pub const CONNECTION_TURN: u32 = 16;
+/// No new connection to a destination for this long after one failed while others work.
+pub const CONNECT_FAILED_PAUSE: Duration = Duration::from_secs(10);
+/// No new connection to a destination for this long after one could not even be tried.
+pub const CONNECT_PUT_OFF_PAUSE: Duration = Duration::from_secs(1);
+/// Entries the scheduler fails, defers, wakes or expires in answer to one event; the rest follows
+/// with the timer, which it then asks for at once.
+pub const SCHEDULE_BATCH: u32 = 256;
+/// The same in answer to the timer: about a millisecond of work.
+pub const SCHEDULE_TIMER_BATCH: u32 = 4096;
+/// Ready entries that wait for a connection are looked over for expiry at most this often in the
+/// time of `--max-age`, so that each costs a bounded number of looks and is late by 0.4 % at most.
+pub const EXPIRY_SWEEPS: u32 = 256;
+/// Deferred entries of one destination kept as a plain list, searched from end to end; with more,
+/// the destination gets a timer wheel of its own.
+pub const DEFERRED_LIST: u32 = 32;
+/// Entries allocated at once: growth is never a copy of the whole table.
+pub const ENTRY_CHUNK: usize = 4096;
+
 // ── Spool ────────────────────────────────────────────────────────────────────────────────────────
 
 /// Smallest block a group is padded to; raised to the file system's direct-I/O alignment.
