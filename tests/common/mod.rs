@@ -23,10 +23,17 @@ pub struct Server {
 impl Server {
     /// Starts on a free port and waits for `ready`.
     pub fn start(spool: &Path, args: &[&str]) -> Server {
-        let mut child = Command::new(BINARY)
-            .args(["serve", "--listen", "127.0.0.1:0", "--hostname", "mta.test", "--spool"])
-            .arg(spool)
-            .args(args)
+        Server::from_command(
+            Command::new(BINARY)
+                .args(["serve", "--listen", "127.0.0.1:0", "--hostname", "mta.test", "--spool"])
+                .arg(spool)
+                .args(args),
+        )
+    }
+
+    /// Runs a command that ends up as a server.
+    pub fn from_command(command: &mut Command) -> Server {
+        let mut child = command
             .stderr(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()
