@@ -42,7 +42,13 @@ impl Reply {
     /// The status for a DSN's `Status:` field: the enhanced code when its class fits the reply, else
     /// the class with `.0.0` (RFC 3463 §3.1).
     pub fn status(&self) -> EnhancedCode {
-        let class = if self.is_permanent() { 5 } else if self.is_success() { 2 } else { 4 };
+        let class = if self.is_permanent() {
+            5
+        } else if self.is_success() {
+            2
+        } else {
+            4
+        };
         match self.enhanced {
             Some(e) if e.class == class => e,
             _ => EnhancedCode { class, subject: 0, detail: 0 },
