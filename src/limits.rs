@@ -186,6 +186,8 @@ pub const BODY_LOAD_WAIT: Duration = Duration::from_millis(10);
 pub const WORKERS: usize = 255;
 /// Batches in a mailbox between two threads.
 pub const MAILBOX_DEPTH: usize = 1024;
+/// Wait for another worker to answer an operator's request.
+pub const ROUND_TRIP_WAIT: Duration = Duration::from_secs(5);
 /// Posts waiting for one other worker before new mail waits: some turns' worth.
 pub const OUTBOX_POSTS: usize = 65_536;
 /// Wait before a full mailbox is tried again.

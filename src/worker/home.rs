@@ -48,11 +48,20 @@ pub struct Message {
     pub body: Vec<u8>,
     /// Attempts so far, as far as this process knows.
     pub attempts: Cell<u8>,
+    /// The last answer about each recipient that waits, for an operator who asks.
+    pub last_replies: RefCell<Vec<(u16, String)>>,
 }
 
 impl Message {
     pub fn new(id: MessageId, envelope: Envelope, body: Vec<u8>) -> Rc<Message> {
-        Rc::new(Message { id, envelope, body, attempts: Cell::new(0) })
+        Rc::new(Message { id, envelope, body, attempts: Cell::new(0), last_replies: RefCell::default() })
+    }
+
+    /// Keeps what was last said of recipients that are tried again.
+    pub fn remember(&self, replies: &[(u16, Reply)]) {
+        let mut last = self.last_replies.borrow_mut();
+        last.retain(|(known, _)| !replies.iter().any(|(r, _)| r == known));
+        last.extend(replies.iter().map(|(r, reply)| (*r, reply.to_string())));
     }
 }
 
@@ -84,8 +93,21 @@ pub struct HomeConfig {
     pub cache_bytes: usize,
 }
 
-type Unrecorded = (Slot, Vec<(u16, Outcome)>, WallTime);
-type Refusals = (Rc<str>, Vec<(u16, Reply)>);
+/// Outcomes that wait for the log.
+struct Unrecorded {
+    slot: Slot,
+    id: MessageId,
+    outcomes: Vec<(u16, Outcome)>,
+    at: WallTime,
+}
+
+/// What a host said of recipients that are to be tried again.
+#[derive(Clone)]
+pub struct Refusals {
+    /// Empty if nobody was reached.
+    pub host: Rc<str>,
+    pub replies: Vec<(u16, Reply)>,
+}
 
 pub struct Home {
     pub config: HomeConfig,
@@ -338,16 +360,46 @@ impl Home {
 
     // ── Outcomes ─────────────────────────────────────────────────────────────────────────────────
 
-    /// Has the outcomes recorded, now or as soon as the log takes them.
-    pub fn record(&self, slot: Slot, outcomes: Vec<(u16, Outcome)>, now: WallTime) {
-        self.unrecorded.borrow_mut().push_back((slot, outcomes, now));
+    /// Has the outcomes recorded, now or as soon as the log takes them. Nothing happens if the slot is
+    /// no longer the message's: an operator has removed it.
+    pub fn record(&self, slot: Slot, id: MessageId, outcomes: Vec<(u16, Outcome)>, at: WallTime) {
+        self.unrecorded.borrow_mut().push_back(Unrecorded { slot, id, outcomes, at });
         self.record_waiting();
+    }
+
+    /// Records and waits until the record is durable; false if it cannot be.
+    pub async fn record_durably(
+        &self,
+        slot: Slot,
+        id: MessageId,
+        outcomes: Vec<(u16, Outcome)>,
+        at: WallTime,
+    ) -> bool {
+        loop {
+            if self.log.borrow().live().find(id) != Some(slot) {
+                return false;
+            }
+            let appended = self.log.borrow_mut().append_outcomes(slot, &outcomes, at);
+            match appended {
+                Ok(group) => {
+                    self.appended(group);
+                    self.cache.borrow_mut().remove(slot);
+                    return self.watch(group).wait().await;
+                }
+                Err(Refusal::Busy) => self.progress.wait().await,
+                Err(Refusal::NoRoom | Refusal::Unwritable) => return false,
+            }
+        }
     }
 
     fn record_waiting(&self) {
         let mut unrecorded = self.unrecorded.borrow_mut();
-        while let Some((slot, outcomes, now)) = unrecorded.front() {
-            let appended = self.log.borrow_mut().append_outcomes(*slot, outcomes, *now);
+        while let Some(Unrecorded { slot, id, outcomes, at }) = unrecorded.front() {
+            if self.log.borrow().live().get(*slot).is_none_or(|m| m.id != *id) {
+                unrecorded.pop_front();
+                continue;
+            }
+            let appended = self.log.borrow_mut().append_outcomes(*slot, outcomes, *at);
             match appended {
                 Ok(group) => {
                     self.appended(group);
@@ -360,10 +412,6 @@ impl Home {
                 Err(_) => return,
             }
         }
-    }
-
-    pub fn has_unrecorded(&self) -> bool {
-        !self.unrecorded.borrow().is_empty()
     }
 
     /// Nothing waits to be written and nothing is being written.
@@ -409,8 +457,8 @@ impl Home {
     }
 
     /// Keeps what a host said until the shard has set the next attempt.
-    pub fn remember_refusals(&self, entry: Entry, host: &Rc<str>, replies: Vec<(u16, Reply)>) {
-        self.refusals.borrow_mut().insert(entry, (host.clone(), replies));
+    pub fn remember_refusals(&self, entry: Entry, refusals: Refusals) {
+        self.refusals.borrow_mut().insert(entry, refusals);
     }
 
     pub fn take_refusals(&self, entry: Entry) -> Option<Refusals> {

@@ -266,7 +266,7 @@ impl Talk {
         if let Some(incoming) = self.incoming.take() {
             incoming.discard();
         }
-        self.worker.counters.rejected.add(1);
+        self.worker.counters.rejected_permanently.add(1);
     }
 
     /// Stores the message and answers for it.
@@ -278,6 +278,7 @@ impl Talk {
             Stored::Durable { slot, message, bytes } => {
                 let worker = &self.worker;
                 worker.counters.accepted.add(1);
+                worker.counters.accepted_recipients.add(message.envelope.recipients.len() as u64);
                 worker.counters.accepted_bytes.add(bytes);
                 if worker.shared.events.is_on() {
                     worker.shared.events.send(
@@ -307,8 +308,10 @@ impl Talk {
             Stored::Failed => Verdict::Failed,
             Stored::Loop => Verdict::Loop,
         };
-        if !matches!(verdict, Verdict::Accepted(_)) {
-            self.worker.counters.rejected.add(1);
+        match verdict {
+            Verdict::Accepted(_) => {}
+            Verdict::Loop => self.worker.counters.rejected_permanently.add(1),
+            Verdict::NoRoom | Verdict::Failed => self.worker.counters.rejected_temporarily.add(1),
         }
         self.session.finish(verdict, &mut self.replies);
     }

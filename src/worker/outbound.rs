@@ -66,7 +66,7 @@ pub fn start(worker: &Rc<Worker>, home: &Rc<Home>, shard: u8, conn: ConnId, dest
         let ended = run(&worker, &home, shard, conn, &destination, &connection).await;
         home.connections.borrow_mut().remove(&(shard, conn));
         let waiting = connection.inbox.take();
-        for entry in waiting {
+        for entry in waiting.into_iter().rev() {
             worker.tell_shard(shard.into(), ShardEvent::Returned { conn, entry });
         }
         worker.counters.outbound_open.sub(1);
@@ -96,6 +96,7 @@ async fn run(
             ShardEvent::ConnectFailed { conn, permanent, why: Arc::new(reply) }
         }
         Ok(Dialled { link, session, host, out }) => {
+            worker.counters.outbound_total.add(1);
             let tls = link.tls_description().map(Rc::from);
             let peer = Peer { host, tls };
             let delivery = Delivery {
@@ -192,8 +193,9 @@ impl Delivery<'_> {
         }
     }
 
+    /// Gives back what has not been started, last granted first, so that the order is kept.
     fn return_waiting(&self) {
-        for entry in self.connection.inbox.take() {
+        for entry in self.connection.inbox.take().into_iter().rev() {
             self.tell(ShardEvent::Returned { conn: self.conn, entry });
         }
     }
@@ -263,7 +265,7 @@ impl Delivery<'_> {
 
     /// Sends what is due, reads, and works through what was read.
     async fn turn(&mut self) -> Result<(), Reply> {
-        if !self.link.has_input() {
+        if !self.link.has_input() && !self.session.has_event() {
             self.link.send(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
             let wait = match self.session.phase() {
                 ClientPhase::DataStart => limits::DATA_START_WAIT,
@@ -330,7 +332,9 @@ impl Delivery<'_> {
     /// The connection died or the peer closed the session: the first message in flight has had its
     /// attempt, as has every one whose final dot was sent; the others go back untried.
     fn give_up(&mut self, reply: &Reply) {
-        for (nth, work) in std::mem::take(&mut self.flying).into_iter().enumerate() {
+        self.return_waiting();
+        let flying = std::mem::take(&mut self.flying);
+        for (nth, work) in flying.into_iter().enumerate().rev() {
             if nth > 0 && !self.session.is_body_sent(work.key) {
                 self.tell(ShardEvent::Returned { conn: self.conn, entry: work.entry });
                 continue;

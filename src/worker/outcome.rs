@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::Worker;
-use super::home::{Home, Message, Watch};
+use super::home::{Home, Message, Refusals, Watch};
 use super::post::ShardEvent;
 use crate::clock::WallTime;
 use crate::events::Event;
@@ -67,7 +67,7 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
     worker.counters.delivered.add(delivered.len() as u64);
     if !delivered.is_empty() {
         worker.counters.delivered_bytes.add(tried.message.body.len() as u64);
-        home.record(slot, delivered, now);
+        home.record(slot, tried.message.id, delivered, now);
     }
     if !refused.is_empty() {
         fail_recipients(worker, home, slot, refused, false);
@@ -77,7 +77,8 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
         ShardEvent::Finished { conn, entry }
     } else {
         let recipients_left = deferred.len() as u16;
-        home.remember_refusals(entry, &tried.peer.host, deferred);
+        tried.message.remember(&deferred);
+        home.remember_refusals(entry, Refusals { host: tried.peer.host.clone(), replies: deferred });
         ShardEvent::Deferred { conn, entry, recipients_left }
     };
     worker.tell_shard(tried.shard.into(), event);
@@ -126,15 +127,20 @@ pub fn record_deferred(
     next: WallTime,
     why: Option<&Reply>,
 ) {
-    if let Some((host, replies)) = home.take_refusals(entry) {
-        write_deferred(worker, home, entry, attempts, next, &host, replies);
+    let Some(id) = home.log().live().get(entry.slot).map(|m| m.id) else { return };
+    if let Some(refusals) = home.take_refusals(entry) {
+        write_deferred(worker, home, entry, id, (attempts, next), refusals);
         return;
     }
     let reply = why.cloned().unwrap_or_else(|| Reply::local(450, (4, 4, 1), "no host could be reached"));
     let (worker, kept) = (worker.clone(), home.clone());
     with_pending(home, entry, move |pending| {
-        let replies = pending.into_iter().map(|r| (r, reply.clone())).collect();
-        write_deferred(&worker, &kept, entry, attempts, next, &Rc::from(""), replies);
+        let replies: Vec<_> = pending.into_iter().map(|r| (r, reply.clone())).collect();
+        if let Some(message) = kept.cached(entry.slot) {
+            message.remember(&replies);
+        }
+        let refusals = Refusals { host: Rc::from(""), replies };
+        write_deferred(&worker, &kept, entry, id, (attempts, next), refusals);
     });
 }
 
@@ -142,45 +148,43 @@ fn write_deferred(
     worker: &Rc<Worker>,
     home: &Rc<Home>,
     entry: Entry,
-    attempts: u8,
-    next: WallTime,
-    host: &Rc<str>,
-    replies: Vec<(u16, Reply)>,
+    id: MessageId,
+    (attempts, next): (u8, WallTime),
+    refusals: Refusals,
 ) {
-    worker.counters.deferred.add(replies.len() as u64);
+    worker.counters.deferred.add(refusals.replies.len() as u64);
     if let Some(message) = home.cached(entry.slot) {
         message.attempts.set(attempts);
     }
     if worker.shared.events.is_on() {
-        tell_deferred(worker, home, entry, host, &replies, attempts, next);
+        tell_deferred(worker, home, entry, refusals.clone(), (attempts, next));
     }
-    let outcomes = replies
+    let outcomes = refusals
+        .replies
         .into_iter()
         .map(|(recipient, reply)| (recipient, Outcome::Deferred { attempts, next, reply }))
         .collect();
-    home.record(entry.slot, outcomes, worker.clock.now());
+    home.record(entry.slot, id, outcomes, worker.clock.now());
 }
 
 fn tell_deferred(
     worker: &Rc<Worker>,
     home: &Rc<Home>,
     entry: Entry,
-    host: &Rc<str>,
-    replies: &[(u16, Reply)],
-    attempts: u8,
-    next: WallTime,
+    refusals: Refusals,
+    (attempts, next): (u8, WallTime),
 ) {
-    let (worker, home, host, replies) = (worker.clone(), home.clone(), host.clone(), replies.to_vec());
+    let (worker, home) = (worker.clone(), home.clone());
     ring::spawn(async move {
         let Ok(message) = home.load(entry.slot).await else { return };
-        for (recipient, reply) in replies {
+        for (recipient, reply) in refusals.replies {
             let Some(to) = message.envelope.recipients.get(usize::from(recipient)) else { continue };
             worker.shared.events.send(
                 worker.clock.now(),
                 Event::Deferred {
                     id: message.id,
                     recipient: to.address.to_string(),
-                    host: host.to_string(),
+                    host: refusals.host.to_string(),
                     reply: reply.to_string(),
                     attempts,
                     next,
@@ -198,9 +202,9 @@ pub fn expire(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry) {
         let refused = pending
             .into_iter()
             .map(|recipient| {
-                let last = known.as_ref().and_then(|(host, replies)| {
-                    let (_, reply) = replies.iter().find(|(r, _)| *r == recipient)?;
-                    Some((host.clone(), reply.clone()))
+                let last = known.as_ref().and_then(|known| {
+                    let (_, reply) = known.replies.iter().find(|(r, _)| *r == recipient)?;
+                    Some((known.host.clone(), reply.clone()))
                 });
                 match last {
                     Some((host, reply)) => Refused { recipient, reply, host: Some(host) },
@@ -267,7 +271,8 @@ async fn bounce(
         Some(sender) => Some(write_dsn(worker, home, message, sender, &refused, expired).await),
         None => None,
     };
-    worker.counters.failed.add(refused.len() as u64);
+    let counter = if expired { &worker.counters.expired } else { &worker.counters.failed };
+    counter.add(refused.len() as u64);
     if worker.shared.events.is_on() {
         for r in &refused {
             let to = &message.envelope.recipients[usize::from(r.recipient)].address;
@@ -286,7 +291,7 @@ async fn bounce(
     }
     home.unmark_failing(slot, refused.iter().map(|r| r.recipient));
     let outcomes = refused.into_iter().map(|r| (r.recipient, Outcome::Failed(r.reply))).collect();
-    home.record(slot, outcomes, now);
+    home.record(slot, message.id, outcomes, now);
 }
 
 /// Appends the DSN to the log of the message it reports on and arranges its queueing. Returns its id.

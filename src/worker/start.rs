@@ -35,6 +35,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let durable = config.durability == Durability::Disk;
     let locked_bytes = (config.workers * limits::COMMIT_BUFFERS * limits::COMMIT_BUFFER_BYTES) as u64;
     let checked = ring::start_up_checks(&config.spool, Wanted { durable, locked_bytes })?;
+    let control_config = ControlConfig::new(&config)?;
     let listeners = bind(&config)?;
     if let Some(name) = &config.user {
         user::become_user(name, &config.spool)?;
@@ -60,19 +61,12 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let mut started = start_workers(&shared, &spool, &homes, open, block_bytes, clock, &listeners)?;
 
     let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone(), clock));
-    let control = control::start(
-        ControlConfig {
-            spool: shared.config.spool.clone(),
-            listen: shared.config.control,
-            token_file: shared.config.control_token_file.clone(),
-        },
-        handle.clone(),
-    )?;
+    let control = control::start(control_config, handle.clone())?;
     started.wait_until_recovered()?;
     for addresses in &listeners.addresses {
         eprintln!("listening on {addresses}");
     }
-    if let Some(address) = control.tcp_address() {
+    if let Some(address) = control.address() {
         eprintln!("control on {address}");
     }
     eprintln!("durability {}", shared.config.durability.as_str());
