@@ -113,7 +113,7 @@ pub struct ClientSession {
     transactions: VecDeque<Transaction>,
     /// The peer holds a transaction that ended without a final dot: RSET goes before the next MAIL.
     left_open: bool,
-    /// Events that need no input; at most two, see `can_start`.
+    /// Events that need no input; at most one, because nothing can be started until it is taken.
     pending: VecDeque<ClientEvent>,
 }
 
@@ -162,6 +162,11 @@ impl ClientSession {
         }
     }
 
+    /// Whether `feed` has an event that needs no input: the driver must not wait for the peer before it.
+    pub fn has_event(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// The TLS handshake is done: what was learned in the clear is forgotten, and EHLO is appended
     /// (RFC 3207 §4.2).
     pub fn tls_established(&mut self, out: &mut Vec<u8>) {
@@ -191,7 +196,7 @@ impl ClientSession {
     /// (RFC 2920 §3.1).
     ///
     /// A message that cannot go this way comes back as Done with local replies from the next `feed`
-    /// (which may be called with empty input): `552 5.3.4` larger than the peer's SIZE (RFC 1870 §6.1),
+    /// (which may be called with empty input, see [`ClientSession::has_event`]): `552 5.3.4` larger than the peer's SIZE (RFC 1870 §6.1),
     /// `554 5.6.3` 8-bit for a peer without 8BITMIME (RFC 6152 §3) or binary, `553 5.1.3` an address with
     /// bytes that may not stand in a command.
     pub fn start(&mut self, message: Outgoing<'_>, out: &mut Vec<u8>) {

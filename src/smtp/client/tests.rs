@@ -88,8 +88,7 @@ impl Driver {
     }
 }
 
-/// A dialogue. Peer bytes after 220 to STARTTLS come only once the client has sent its EHLO, so that a
-/// test says with `|` where the peer waits for the client.
+/// A dialogue, in which the peer says `input` whatever the client does. The bytes come cut at `cuts`.
 fn run(starttls: bool, mail: &'static [Mail], input: &[u8], cuts: &[usize]) -> String {
     let mut driver = Driver::new(starttls, mail);
     let mut at = 0;
@@ -403,12 +402,14 @@ fn replies_that_nothing_asked_for() {
 }
 
 #[test]
-fn the_window_is_bounded() {
-    static MAIL: [Mail; 10] = [ONE; 10];
+fn phases() {
+    static MAIL: [Mail; 4] = [ONE; 4];
     let mut driver = Driver::new(false, &MAIL);
-    driver.feed(PIPELINED.as_bytes());
-    for message in 0..=limits::CONNECTION_WINDOW {
-        // Three replies to each message and none to its dot: the answers to the dots come later.
+    assert_eq!(driver.session.phase(), ClientPhase::Greeting);
+    driver.feed(b"220 x\r\n");
+    assert_eq!(driver.session.phase(), ClientPhase::Command);
+    driver.feed(b"250-x\r\n250 PIPELINING\r\n");
+    for message in 0..MAIL.len() {
         assert_eq!(driver.started, message + 1);
         assert_eq!(driver.session.phase(), ClientPhase::Command);
         driver.feed(b"250 m\r\n250 r\r\n");
@@ -417,6 +418,11 @@ fn the_window_is_bounded() {
         assert_eq!(driver.session.phase(), ClientPhase::DataEnd);
         driver.feed(b"250 done\r\n");
     }
+    assert_eq!(driver.session.phase(), ClientPhase::Quit);
+}
+
+#[test]
+fn when_a_message_may_be_started() {
     let mut session = Driver::new(false, &[]).session;
     let mut out = Vec::new();
     session.feed(PIPELINED.as_bytes(), &mut out);
@@ -427,8 +433,11 @@ fn the_window_is_bounded() {
         size_bytes: 1,
         body_kind: BodyKind::SevenBit,
     };
+    session.start(Outgoing { size_bytes: 101, ..message(9) }, &mut out);
+    assert!(session.has_event() && !session.can_start());
+    assert!(matches!(session.feed(b"", &mut out), (0, ClientEvent::Done { key: 9, .. })));
     session.start(message(0), &mut out);
-    assert!(!session.can_start());
+    assert!(!session.has_event() && !session.can_start());
     session.feed(b"250 m\r\n250 r\r\n354 d\r\n", &mut out);
     assert!(!session.can_start());
     session.body_sent(0);
@@ -437,6 +446,7 @@ fn the_window_is_bounded() {
     assert!(!session.can_start() && session.is_body_sent(0) && !session.is_body_sent(1));
     session.quit(&mut out);
     assert_eq!(session.phase(), ClientPhase::DataEnd);
+    assert!(!session.can_start());
 }
 
 #[test]
