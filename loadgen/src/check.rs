@@ -91,9 +91,9 @@ pub fn reconcile(load: &LoadReport, sink: &SinkReport) -> Verdict {
 }
 
 /// [`reconcile`] as a result: the verdict is the error unless it is clean.
-pub fn verify_exactly_once(load: &LoadReport, sink: &SinkReport) -> Result<Verdict, Verdict> {
+pub fn verify_exactly_once(load: &LoadReport, sink: &SinkReport) -> Result<Verdict, Box<Verdict>> {
     let verdict = reconcile(load, sink);
-    if verdict.is_exactly_once() { Ok(verdict) } else { Err(verdict) }
+    if verdict.is_exactly_once() { Ok(verdict) } else { Err(Box::new(verdict)) }
 }
 
 fn name(load: &LoadReport, slot: u64) -> String {

@@ -20,6 +20,7 @@ const INTERRUPTED: i32 = 130;
 /// `ringpost load`: runs the source and prints its report. The status is a failure when the run
 /// ended early by an error, or nothing was accepted.
 pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
+    raise_descriptor_limit();
     let console = Console::new(stop_on_signals()?);
     let report = run_load(args, &console);
     console.finish();
@@ -32,6 +33,7 @@ pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
 /// `ringpost sink`: runs the sink until it is told to stop and prints its report. The status is a
 /// failure when mail arrived twice or damaged.
 pub fn sink_command(args: &SinkArgs) -> anyhow::Result<ExitCode> {
+    raise_descriptor_limit();
     let console = Console::new(stop_on_signals()?);
     let listening =
         |addrs: &[SocketAddr]| addrs.iter().for_each(|addr| eprintln!("sink listening on {addr}"));
@@ -46,6 +48,14 @@ pub fn sink_command(args: &SinkArgs) -> anyhow::Result<ExitCode> {
 fn print<R: Serialize + std::fmt::Display>(json: bool, report: &R) -> anyhow::Result<()> {
     let text = if json { serde_json::to_string(report)? + "\n" } else { report.to_string() };
     std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).context("cannot print the report")
+}
+
+/// Allows as many connections as the hard limit does. Where that fails the soft limit stays, and
+/// running into it is reported when it happens.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// A flag that the first SIGINT or SIGTERM sets.

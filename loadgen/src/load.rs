@@ -34,7 +34,7 @@ use stats::Stats;
 /// Size of a message by default.
 const DEFAULT_SIZE: u64 = 4096;
 
-/// The load source's options.
+/// Send generated mail to a server and measure how it is taken
 #[derive(Clone, Debug, clap::Args)]
 pub struct LoadArgs {
     /// Server to send to
@@ -90,7 +90,7 @@ pub struct LoadArgs {
     /// Append the name of each accepted delivery to this file as soon as it is acknowledged
     #[arg(long, value_name = "FILE", env = "RINGPOST_LOAD_ACK_LOG")]
     pub ack_log: Option<PathBuf>,
-    /// Go on when connections fail: connect again, count what is in doubt as unknown
+    /// Go on when connections fail, until all is sent: connect again, count what is in doubt as unknown
     #[arg(long, env = "RINGPOST_LOAD_TOLERATE_ERRORS", value_parser = FalseyValueParser::new())]
     pub tolerate_errors: bool,
     /// Give a connection up when it has brought no reply for this long

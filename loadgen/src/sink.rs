@@ -29,7 +29,7 @@ use crate::report::{Latency, SinkReport};
 use crate::size::parse_duration;
 use ledger::{Counts, Ledger};
 
-/// The measuring receiver's options.
+/// Receive mail, account for each delivery and measure
 #[derive(Clone, Debug, clap::Args)]
 pub struct SinkArgs {
     /// Address to listen on; port 0 takes a free one. May be given more than once

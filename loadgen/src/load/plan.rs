@@ -205,10 +205,12 @@ impl Supply {
         if self.shared.is_stopped() {
             return true;
         }
-        // Arrivals that were due before the deadline belong to the run even when they are late.
+        // Arrivals that were due before the deadline belong to the run even when they are late. A
+        // message given back does not: a server that stays away would hold the run for ever.
         let begins_us = self.due_us().unwrap_or(now_us);
         let is_exhausted = self.shared.next_number.load(Ordering::Relaxed) >= self.shared.end_number;
-        self.returned.is_empty() && (is_exhausted || begins_us >= self.shared.deadline_us)
+        let has_returned = !self.returned.is_empty() && now_us < self.shared.deadline_us;
+        !has_returned && (is_exhausted || begins_us >= self.shared.deadline_us)
     }
     /// When the next message is due, if that is after `now_us`.
     pub fn wait_until(&self, now_us: u64) -> Option<u64> {
@@ -269,7 +271,8 @@ mod tests {
     fn a_deadline_ends_the_supply() {
         let mut closed = supply(|args| args.duration = Some(Duration::from_secs(1)));
         assert!(matches!(closed.next(999_999), Next::Message(_)));
-        assert_eq!(closed.next(1_000_000), Next::Done);
+        closed.give_back(Message { number: 0, intended_us: None });
+        assert_eq!((closed.next(1_000_000), closed.returned()), (Next::Done, 1));
         let mut open = supply(|args| {
             args.rate = Some(1.0);
             args.duration = Some(Duration::from_micros(1));

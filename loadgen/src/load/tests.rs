@@ -198,7 +198,8 @@ fn progress_may_stop_a_run() {
 
 #[test]
 fn bad_arguments_are_explained() {
-    let table: [(fn(&mut LoadArgs), &str); 5] = [
+    type Change = fn(&mut LoadArgs);
+    let table: [(Change, &str); 5] = [
         (|args| args.messages = None, "--messages"),
         (|args| args.to = "192.0.2.1:25".parse().unwrap(), "--i-own-the-target"),
         (|args| args.size = 10, "at least"),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use anyhow::Context;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
@@ -141,7 +142,8 @@ impl Worker {
         let to = self.desk.plan.to;
         let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+        let socket = net::socket_with(family, SocketType::STREAM, flags, None)
+            .context("cannot open a socket; --connections may exceed the descriptor limit (ulimit -n)")?;
         sockopt::set_tcp_nodelay(&socket, true)?;
         self.desk.stats.connections += 1;
         self.open += 1;
