@@ -210,13 +210,20 @@ pub(super) mod tests {
         let mut histogram = hdrhistogram::Histogram::<u64>::new(3).expect("three digits are valid");
         (1..=1000).for_each(|value| histogram.record(value).expect("in range"));
         let d = Distribution::of(&histogram);
-        assert_eq!((d.count, d.sum, d.p50, d.p90, d.p99, d.p999, d.max), (1000, 500_500, 500, 900, 990, 999, 1000));
-        assert_eq!(Distribution::of(&hdrhistogram::Histogram::new(3).expect("valid")), Distribution::default());
+        assert_eq!(
+            (d.count, d.sum, d.p50, d.p90, d.p99, d.p999, d.max),
+            (1000, 500_500, 500, 900, 990, 999, 1000)
+        );
+        assert_eq!(
+            Distribution::of(&hdrhistogram::Histogram::new(3).expect("valid")),
+            Distribution::default()
+        );
     }
 
     #[test]
     fn amplification_is_a_quotient() {
-        let counters = |written_bytes, recorded_bytes| Counters { written_bytes, recorded_bytes, ..Counters::default() };
+        let counters =
+            |written_bytes, recorded_bytes| Counters { written_bytes, recorded_bytes, ..Counters::default() };
         assert_eq!(counters(0, 0).write_amplification(), 1.0);
         assert_eq!(counters(300, 200).write_amplification(), 1.5);
     }

@@ -24,7 +24,10 @@ pub fn check<B>(request: &Request<B>, token: Option<&str>) -> Result<(), Refusal
         return Ok(());
     }
     let Some(token) = token else {
-        return Err((StatusCode::FORBIDDEN, "only health probes are served here: start with --control-token-file"));
+        return Err((
+            StatusCode::FORBIDDEN,
+            "only health probes are served here: start with --control-token-file",
+        ));
     };
     let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     match given.and_then(bearer) {
@@ -64,11 +67,24 @@ mod tests {
 
     #[test]
     fn hosts() {
-        for host in ["localhost", "LOCALHOST:80", "127.0.0.1", "10.1.2.3:8025", "[::1]", "[2001:db8::1]:8025"] {
+        for host in ["localhost", "LOCALHOST:80", "127.0.0.1", "10.1.2.3:8025", "[::1]", "[2001:db8::1]:8025"]
+        {
             assert!(is_plain_host(host), "{host}");
         }
-        for host in ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "127.0.0.1:80:80",
-            "[::1", "[127.0.0.1]", "[::1]x", "::1", "localhost:", "localhost:99999", "user@127.0.0.1"] {
+        for host in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "127.0.0.1:80:80",
+            "[::1",
+            "[127.0.0.1]",
+            "[::1]x",
+            "::1",
+            "localhost:",
+            "localhost:99999",
+            "user@127.0.0.1",
+        ] {
             assert!(!is_plain_host(host), "{host}");
         }
     }
@@ -102,7 +118,11 @@ mod tests {
                 request = request.header(AUTHORIZATION, authorization);
             }
             let answer = check(&request.body(()).expect("a request"), token);
-            assert_eq!(answer.err().map(|(status, _)| status.as_u16()), refused, "{path} {host:?} {authorization:?}");
+            assert_eq!(
+                answer.err().map(|(status, _)| status.as_u16()),
+                refused,
+                "{path} {host:?} {authorization:?}"
+            );
         }
     }
 }

@@ -52,9 +52,13 @@ impl axum::serve::Listener for Local {
             let slot = free_slot(&self.slots).await;
             match self.listener.accept().await {
                 Ok((stream, _)) => match stream.peer_cred() {
-                    Ok(peer) if is_welcome(peer.uid()) => return (Bounded::new(stream, slot), ()),
+                    Ok(peer) if is_welcome(peer.uid()) => {
+                        return (Bounded::new(stream, slot, limits::CONTROL_IDLE_WAIT), ());
+                    }
                     Ok(peer) => tracing::warn!("control socket: refused a process of user {}", peer.uid()),
-                    Err(error) => tracing::warn!("control socket: refused a process without credentials: {error}"),
+                    Err(error) => {
+                        tracing::warn!("control socket: refused a process without credentials: {error}")
+                    }
                 },
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -88,7 +92,7 @@ impl axum::serve::Listener for Remote {
         loop {
             let slot = free_slot(&self.slots).await;
             match self.listener.accept().await {
-                Ok((stream, _)) => return (Bounded::new(stream, slot), ()),
+                Ok((stream, _)) => return (Bounded::new(stream, slot, limits::CONTROL_IDLE_WAIT), ()),
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
@@ -103,18 +107,20 @@ impl axum::serve::Listener for Remote {
 pub struct Bounded<S> {
     stream: S,
     idle: Pin<Box<Sleep>>,
+    wait: Duration,
     _slot: OwnedSemaphorePermit,
 }
 
 impl<S> Bounded<S> {
-    fn new(stream: S, slot: OwnedSemaphorePermit) -> Bounded<S> {
-        Bounded { stream, idle: Box::pin(sleep(limits::CONTROL_IDLE_WAIT)), _slot: slot }
+    fn new(stream: S, slot: OwnedSemaphorePermit, wait: Duration) -> Bounded<S> {
+        Bounded { stream, idle: Box::pin(sleep(wait)), wait, _slot: slot }
     }
 
     /// Passes `progress` on; while there is none, the idle wait runs.
     fn watch<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if progress.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + limits::CONTROL_IDLE_WAIT);
+            let until = Instant::now() + self.wait;
+            self.idle.as_mut().reset(until);
             return progress;
         }
         self.idle.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
@@ -122,7 +128,11 @@ impl<S> Bounded<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let progress = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.watch(cx, progress)
     }
@@ -154,12 +164,12 @@ mod tests {
         assert!(!is_welcome(own + 1) && !is_welcome(u32::MAX));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_connection_that_does_nothing_ends() {
         use tokio::io::AsyncReadExt;
         let slots = Arc::new(Semaphore::new(1));
         let (ours, _theirs) = tokio::io::duplex(64);
-        let mut bounded = Bounded::new(ours, free_slot(&slots).await);
+        let mut bounded = Bounded::new(ours, free_slot(&slots).await, Duration::from_millis(1));
         let error = bounded.read_u8().await.expect_err("nothing is sent");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(slots.available_permits(), 0);

@@ -12,26 +12,45 @@ type Row = (&'static str, &'static str, &'static str, fn(&Counters) -> u64);
 
 const ROWS: &[Row] = &[
     ("counter", "accepted_messages_total", "Messages acknowledged with 250", |c| c.accepted_messages),
-    ("counter", "accepted_recipients_total", "Recipients of acknowledged messages", |c| c.accepted_recipients),
+    ("counter", "accepted_recipients_total", "Recipients of acknowledged messages", |c| {
+        c.accepted_recipients
+    }),
     ("counter", "accepted_bytes_total", "Bytes of acknowledged messages", |c| c.accepted_bytes),
-    ("counter", "rejected_permanently_total", "Commands and messages refused with 5xx", |c| c.rejected_permanently),
-    ("counter", "rejected_temporarily_total", "Commands and messages refused with 4xx", |c| c.rejected_temporarily),
+    ("counter", "rejected_permanently_total", "Commands and messages refused with 5xx", |c| {
+        c.rejected_permanently
+    }),
+    ("counter", "rejected_temporarily_total", "Commands and messages refused with 4xx", |c| {
+        c.rejected_temporarily
+    }),
     ("counter", "sessions_total", "Clients accepted", |c| c.sessions_total),
-    ("counter", "sessions_refused_total", "Clients turned away at a connection limit", |c| c.sessions_refused),
+    ("counter", "sessions_refused_total", "Clients turned away at a connection limit", |c| {
+        c.sessions_refused
+    }),
     ("gauge", "sessions_open", "Clients connected", |c| c.sessions_now),
     ("counter", "delivered_recipients_total", "Recipients delivered", |c| c.delivered_recipients),
     ("counter", "deferred_attempts_total", "Attempts that ended in a later retry", |c| c.deferred_attempts),
-    ("counter", "failed_recipients_total", "Recipients given up after a permanent answer", |c| c.failed_recipients),
+    ("counter", "failed_recipients_total", "Recipients given up after a permanent answer", |c| {
+        c.failed_recipients
+    }),
     ("counter", "expired_recipients_total", "Recipients given up at --max-age", |c| c.expired_recipients),
     ("counter", "removed_recipients_total", "Recipients removed by an operator", |c| c.removed_recipients),
     ("counter", "bounces_total", "Bounce messages made", |c| c.bounces),
     ("counter", "outbound_connections_total", "Connections to destinations opened", |c| c.outbound_total),
-    ("counter", "outbound_connections_failed_total", "Connections to destinations that failed to open", |c| c.outbound_failed),
+    (
+        "counter",
+        "outbound_connections_failed_total",
+        "Connections to destinations that failed to open",
+        |c| c.outbound_failed,
+    ),
     ("gauge", "outbound_connections_open", "Connections to destinations", |c| c.outbound_now),
     ("gauge", "queued_messages", "Messages not finished", |c| c.queued_messages_now),
     ("gauge", "queued_recipients", "Recipients not finished", |c| c.queued_recipients_now),
-    ("gauge", "ready_recipients", "Queued recipients that wait for a connection only", |c| c.ready_recipients_now),
-    ("gauge", "deferred_recipients", "Queued recipients that wait for their next attempt", |c| c.deferred_recipients_now),
+    ("gauge", "ready_recipients", "Queued recipients that wait for a connection only", |c| {
+        c.ready_recipients_now
+    }),
+    ("gauge", "deferred_recipients", "Queued recipients that wait for their next attempt", |c| {
+        c.deferred_recipients_now
+    }),
     ("gauge", "in_flight_recipients", "Queued recipients on a connection", |c| c.in_flight_recipients_now),
     ("gauge", "destinations", "Destinations with queued mail", |c| c.destinations_now),
     ("gauge", "cached_bytes", "Bodies kept in memory", |c| c.cached_bytes_now),
@@ -52,7 +71,12 @@ pub fn render(report: &Report) -> String {
         out.describe(kind, name, help);
         out.sample(name, value(&report.counters));
     }
-    out.summary("commit_seconds", "From handing a group to the disk until it is durable", &report.counters.commit_us, 1e-6);
+    out.summary(
+        "commit_seconds",
+        "From handing a group to the disk until it is durable",
+        &report.counters.commit_us,
+        1e-6,
+    );
     out.summary("group_bytes", "Size of a spool group", &report.counters.group_bytes, 1.0);
     out.describe("gauge", "spool_write_amplification", "Bytes written for each byte recorded");
     out.sample("spool_write_amplification", report.write_amplification);
@@ -107,8 +131,13 @@ mod tests {
     use crate::control::counters::tests::numbered;
 
     fn report() -> Report {
-        let commit_us = Distribution { count: 4, sum: 2_000, p50: 250, p90: 500, p99: 1_000, p999: 1_500, max: 2_000 };
-        Report { counters: Counters { commit_us, ..numbered() }, write_amplification: 1.25, ..Report::default() }
+        let commit_us =
+            Distribution { count: 4, sum: 2_000, p50: 250, p90: 500, p99: 1_000, p999: 1_500, max: 2_000 };
+        Report {
+            counters: Counters { commit_us, ..numbered() },
+            write_amplification: 1.25,
+            ..Report::default()
+        }
     }
 
     #[test]
@@ -141,7 +170,10 @@ mod tests {
             } else if !line.starts_with('#') {
                 let name = line.split(['{', ' ']).next().expect("a name");
                 let last = *described.last().expect("described first");
-                assert!(name == last || name == format!("{last}_sum") || name == format!("{last}_count"), "{line}");
+                assert!(
+                    name == last || name == format!("{last}_sum") || name == format!("{last}_count"),
+                    "{line}"
+                );
             }
         }
     }

@@ -98,9 +98,8 @@ const STOP_WAIT: Duration = Duration::from_secs(1);
 /// Binds the socket in the spool and `--control`, then starts the thread. Needs the spool's lock to be
 /// held: a socket that is already there is taken for one a dead server left, and replaced.
 pub fn start(config: ControlConfig, server: Arc<dyn Server>) -> anyhow::Result<ControlHandle> {
-    let local = socket::bind(&config.spool).with_context(|| {
-        format!("cannot make the socket {}", config.spool.join(socket::NAME).display())
-    })?;
+    let local = socket::bind(&config.spool)
+        .with_context(|| format!("cannot make the socket {}", config.spool.join(socket::NAME).display()))?;
     let tcp = config.address.map(bind_tcp).transpose()?;
     let address = tcp.as_ref().and_then(|listener| listener.local_addr().ok());
     let spool = config.spool.clone();
