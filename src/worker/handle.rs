@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 
 use super::home::{Home, Message};
 use super::post::{Batch, Post, ShardEvent};
-use super::time::Clock;
 use super::{Shared, Worker};
 use crate::clock::WallTime;
 use crate::control::{
@@ -32,7 +31,6 @@ use crate::spool::{Outcome, RecipientState, Slot};
 pub struct Handle {
     shared: Arc<Shared>,
     senders: Vec<MailboxSender<Batch>>,
-    clock: Clock,
     ready: AtomicBool,
 }
 
@@ -48,8 +46,8 @@ async fn ask<T: Send + 'static>(
 }
 
 impl Handle {
-    pub fn new(shared: Arc<Shared>, senders: Vec<MailboxSender<Batch>>, clock: Clock) -> Handle {
-        Handle { shared, senders, clock, ready: AtomicBool::new(false) }
+    pub fn new(shared: Arc<Shared>, senders: Vec<MailboxSender<Batch>>) -> Handle {
+        Handle { shared, senders, ready: AtomicBool::new(false) }
     }
 
     pub fn set_ready(&self, ready: bool) {

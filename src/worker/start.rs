@@ -60,7 +60,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let clock = Clock::start();
     let mut started = start_workers(&shared, &spool, &homes, open, block_bytes, clock, &listeners)?;
 
-    let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone(), clock));
+    let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone()));
     let control = control::start(control_config, handle.clone())?;
     started.wait_until_recovered()?;
     for addresses in &listeners.addresses {
@@ -181,7 +181,7 @@ impl Started {
         for sender in &self.senders {
             let mut batch = vec![post()];
             while let Err(refused) = sender.try_send(batch) {
-                if sender.is_closed() {
+                if self.threads.iter().all(|t| t.is_finished()) {
                     break;
                 }
                 batch = refused;
