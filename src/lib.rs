@@ -18,7 +18,8 @@
 //!   the scheduler.
 //! - [`control`] and [`events`] tell the world: the API and metrics, and one record per thing that
 //!   happened.
-//! - [`config`] is what all of it may be told.
+//! - [`config`] is what all of it may be told; [`cli`] are the commands.
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
