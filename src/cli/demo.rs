@@ -235,7 +235,7 @@ fn figures(
         server_rss_bytes: server.process.rss_bytes,
         accept_latency: load.latency.whole,
         end_to_end_latency: sink.latency,
-        verdict: verify_exactly_once(&load, &sink).unwrap_or_else(|verdict| verdict),
+        verdict: verify_exactly_once(&load, &sink).unwrap_or_else(|verdict| *verdict),
         server,
     }
 }
