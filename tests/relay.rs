@@ -104,10 +104,10 @@ fn refusals_become_bounces_and_bounces_never_do() {
     assert_eq!(dsn.to, ["a@sender.test"]);
     for part in [
         "report-type=delivery-status",
-        "Final-Recipient: rfc822;nobody@one.test",
+        "Final-Recipient: rfc822; nobody@one.test",
         "Action: failed",
         "Status: 5.1.1",
-        "Diagnostic-Code: smtp;",
+        "Diagnostic-Code: smtp; 550 5.1.1 no such user",
         "Auto-Submitted: auto-replied",
         "Subject: hi",
     ] {

@@ -263,21 +263,23 @@ fn talk(stream: TcpStream, script: &Script, arrived: &Mutex<Vec<Arrived>>) -> Op
     let mut writer = stream.try_clone().ok()?;
     let mut lines = BufReader::new(stream).lines();
     let mut say = move |verb: &str, line: &str| -> Option<bool> {
-        let reply = script(verb, line)?;
+        let reply = if verb == "503" { "503 5.5.1 order".into() } else { script(verb, line)? };
         if !reply.is_empty() {
             writer.write_all(format!("{reply}\r\n").as_bytes()).ok()?;
         }
         Some(reply.starts_with('2') || reply.starts_with('3'))
     };
     say("connect", "")?;
-    let (mut from, mut to) = (String::new(), Vec::new());
+    let (mut mail, mut from, mut to) = (false, String::new(), Vec::new());
     loop {
         let line = lines.next()?.ok()?;
         let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
-        let taken = say(&verb, &line)?;
+        // A real peer keeps the order of commands whatever it thinks of them.
+        let out_of_order = (verb == "RCPT" && !mail) || (verb == "DATA" && to.is_empty());
+        let taken = if out_of_order { say("503", "")? } else { say(&verb, &line)? };
         let path = || line.split('<').nth(1).and_then(|p| p.split('>').next()).unwrap_or_default().to_string();
         match verb.as_str() {
-            "MAIL" if taken => (from, to) = (path(), Vec::new()),
+            "MAIL" => (mail, from, to) = (taken, path(), Vec::new()),
             "RCPT" if taken => to.push(path()),
             "DATA" if taken => {
                 let mut data = String::new();
