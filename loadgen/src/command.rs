@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::load::{LoadArgs, run_load};
+use crate::compare::{compare, read_reports};
+use crate::html::page;
+use crate::load::{LoadAction, LoadArgs, run_load, run_search};
 use crate::progress::Console;
 use crate::sink::{SinkArgs, run_sink};
 
@@ -18,14 +20,29 @@ use crate::sink::{SinkArgs, run_sink};
 const INTERRUPTED: i32 = 130;
 
 /// `ringpost load`: runs the source and prints its report. The status is a failure when the run
-/// ended early by an error, or nothing was accepted.
+/// ended early by an error, or nothing was accepted; with `--search`, when no rate kept the bound.
+/// `ringpost load compare` prints a comparison of reports instead.
 pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
+    if let Some(LoadAction::Compare(args)) = &args.action {
+        print(args.json, &compare(&read_reports(&args.a)?, &read_reports(&args.b)?))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     raise_descriptor_limit();
     let console = Console::new(stop_on_signals()?);
+    if args.search.is_some() {
+        let report = run_search(args, &console);
+        console.finish();
+        let report = report?;
+        print(args.json, &report)?;
+        return Ok(if report.best_rate.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let report = run_load(args, &console);
     console.finish();
     let report = report?;
     print(args.json, &report)?;
+    if let Some(path) = &args.report {
+        std::fs::write(path, page(&report)).with_context(|| format!("cannot write to {}", path.display()))?;
+    }
     let is_good = report.failure.is_none() && (report.accepted > 0 || args.messages == Some(0));
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
