@@ -14,7 +14,7 @@ use crate::compare::{compare, read_reports};
 use crate::html::page;
 use crate::load::{LoadAction, LoadArgs, run_load, run_search};
 use crate::progress::Console;
-use crate::sink::{SinkArgs, run_sink};
+use crate::sink::{SinkArgs, run_sink, shipped_models};
 
 /// Exit status of a process that SIGINT ended, as shells count it.
 const INTERRUPTED: i32 = 130;
@@ -50,10 +50,17 @@ pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
 /// `ringpost sink`: runs the sink until it is told to stop and prints its report. The status is a
 /// failure when mail arrived twice or damaged.
 pub fn sink_command(args: &SinkArgs) -> anyhow::Result<ExitCode> {
+    if args.print_models {
+        std::io::Write::write_all(&mut std::io::stdout(), shipped_models().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     raise_descriptor_limit();
     let console = Console::new(stop_on_signals()?);
     let listening =
-        |addrs: &[SocketAddr]| addrs.iter().for_each(|addr| eprintln!("sink listening on {addr}"));
+        |addrs: &[SocketAddr]| match addrs {
+            [first, .., last] => eprintln!("sink listening on {first} to {last}, {} addresses", addrs.len()),
+            addrs => addrs.iter().for_each(|addr| eprintln!("sink listening on {addr}")),
+        };
     let report = run_sink(args, &console, listening);
     console.finish();
     let report = report?;

@@ -42,6 +42,7 @@ pub use load::{
 pub use process::{ProcessReport, Sample};
 pub use progress::{Console, Progress, Silent, Snapshot};
 pub use report::{LoadReport, Percentiles, RunReport, SinkReport, Stages};
+pub use sink::{TlsVariant, shipped_models};
 pub use sink::{Sink, SinkArgs, SinkCounters, SinkHandle, run_sink};
 pub use slots::Ranges;
 pub use timeline::Point;

@@ -51,6 +51,22 @@ pub const RECONNECT_WAIT: Duration = Duration::from_millis(100);
 /// Connections in a row that brought no message through before a run that does not tolerate errors
 /// ends.
 pub const FRUITLESS_CONNECTIONS: u64 = 100;
+/// Addresses all receivers of a sink listen on: each costs a listener.
+pub const HOSTS: u32 = 8192;
+/// What names of hosts end in.
+pub const HOSTS_BELOW: &str = ".hosts.test";
+/// Hosts of the one receiver that generated domains have where no models are given.
+pub const PLAIN_HOSTS: u32 = 16;
+/// Mail exchangers that DNS names for one domain.
+pub const EXCHANGERS: usize = 2;
+/// Client addresses that a receiver keeps count of.
+pub const CLIENTS: usize = 65_536;
+/// Triplets that a greylisting receiver remembers before it forgets all.
+pub const TRIPLETS: usize = 4_000_000;
+/// Longest DNS packet over UDP.
+pub const DNS_BYTES: usize = 1232;
+/// How long a DNS client may be silent on TCP.
+pub const DNS_CLIENT_WAIT: Duration = Duration::from_secs(2);
 /// Longest sleep of a source thread: how late it notices a stop or a reply that is overdue.
 pub const SOURCE_SLEEP: Duration = Duration::from_millis(100);
 /// Longest sleep of a sink thread: how late it notices a stop.
