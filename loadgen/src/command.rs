@@ -56,11 +56,10 @@ pub fn sink_command(args: &SinkArgs) -> anyhow::Result<ExitCode> {
     }
     raise_descriptor_limit();
     let console = Console::new(stop_on_signals()?);
-    let listening =
-        |addrs: &[SocketAddr]| match addrs {
-            [first, .., last] => eprintln!("sink listening on {first} to {last}, {} addresses", addrs.len()),
-            addrs => addrs.iter().for_each(|addr| eprintln!("sink listening on {addr}")),
-        };
+    let listening = |addrs: &[SocketAddr]| match addrs {
+        [first, .., last] => eprintln!("sink listening on {first} to {last}, {} addresses", addrs.len()),
+        addrs => addrs.iter().for_each(|addr| eprintln!("sink listening on {addr}")),
+    };
     let report = run_sink(args, &console, listening);
     console.finish();
     let report = report?;

@@ -93,7 +93,8 @@ pub fn compare(a: &[LoadReport], b: &[LoadReport]) -> Comparison {
 
 fn warnings(a: &[LoadReport], b: &[LoadReport]) -> Vec<String> {
     let mut warnings = Vec::new();
-    let workload = |side: &[LoadReport]| side.first().map(|report| report.workload.clone()).unwrap_or_default();
+    let workload =
+        |side: &[LoadReport]| side.first().map(|report| report.workload.clone()).unwrap_or_default();
     if a.iter().chain(b).any(|report| report.workload != workload(a)) {
         warnings.push(format!("the workloads differ: {} / {}", workload(a), workload(b)));
     }
@@ -226,7 +227,10 @@ mod tests {
     fn a_known_difference() {
         let comparison = compare(&runs(&[100.0, 110.0, 90.0]), &runs(&[200.0, 220.0, 180.0]));
         let line = &comparison.lines[0];
-        assert_eq!((line.name.as_str(), line.a.runs, line.a.least, line.a.most), ("messages/s", 3, 90.0, 110.0));
+        assert_eq!(
+            (line.name.as_str(), line.a.runs, line.a.least, line.a.most),
+            ("messages/s", 3, 90.0, 110.0)
+        );
         assert!((line.ratio - 2.0).abs() < 1e-9);
         let (low, high) = line.interval.unwrap();
         // Logarithms have a standard error of 0.058 on each side, four degrees of freedom.
@@ -248,9 +252,8 @@ mod tests {
         let seed = crate::clock::wall_us();
         println!("seed {seed}");
         let mut rng = Rng::new(seed);
-        let mut side = || -> Vec<f64> {
-            (0..4).map(|_| (0..12).map(|_| rng.unit()).sum::<f64>() * 0.1).collect()
-        };
+        let mut side =
+            || -> Vec<f64> { (0..4).map(|_| (0..12).map(|_| rng.unit()).sum::<f64>() * 0.1).collect() };
         let covered = (0..2000)
             .filter(|_| {
                 let (a, b) = (side(), side());

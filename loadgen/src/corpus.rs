@@ -101,7 +101,8 @@ mod tests {
         assert_eq!(read(&dir.join("box")).unwrap(), want);
         assert_eq!(read(&dir.join("box/new")).unwrap(), want[1..]);
         assert_eq!(read(&dir.join("box/new/2")).unwrap(), want[1..]);
-        let text = "From a@b Thu\nSubject: a\n\nx\n>From here\nFrom within\n\nFrom c@d Fri\nSubject: b\n\ny\n";
+        let text =
+            "From a@b Thu\nSubject: a\n\nx\n>From here\nFrom within\n\nFrom c@d Fri\nSubject: b\n\ny\n";
         std::fs::write(dir.join("mbox"), text).unwrap();
         let messages = read(&dir.join("mbox")).unwrap();
         assert_eq!(messages[0], b"Subject: a\r\n\r\nx\r\nFrom here\r\nFrom within\r\n\r\n");

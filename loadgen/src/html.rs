@@ -64,7 +64,12 @@ fn header(report: &LoadReport, body: &mut String) {
         report.seed,
         escape(&report.run)
     );
-    for text in report.failure.iter().map(|failure| format!("The run ended early: {failure}")).chain(report.warnings.iter().cloned()) {
+    for text in report
+        .failure
+        .iter()
+        .map(|failure| format!("The run ended early: {failure}"))
+        .chain(report.warnings.iter().cloned())
+    {
         let _ = write!(body, "<p class=\"warning\">{}</p>", escape(&text));
     }
     let whole = &report.latency.whole;
@@ -103,7 +108,8 @@ fn process(report: &LoadReport, body: &mut String) {
         let cpu = (pair[1].cpu_sec - pair[0].cpu_sec).max(0.0);
         (f64::midpoint(pair[0].at_sec, pair[1].at_sec), cpu / seconds)
     });
-    *body += &Plot::new("Processors the server uses").with(Series::area("processors", 2, cores.collect())).draw();
+    *body +=
+        &Plot::new("Processors the server uses").with(Series::area("processors", 2, cores.collect())).draw();
     let memory = process.samples.iter().map(|s| (s.at_sec, s.rss_bytes as f64 / f64::from(1 << 20)));
     *body += &Plot::new("Memory of the server (MiB)").with(Series::area("MiB", 3, memory.collect())).draw();
 }

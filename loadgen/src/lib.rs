@@ -33,8 +33,8 @@ use std::path::Path;
 use anyhow::Context;
 
 pub use check::{Verdict, reconcile, verify_exactly_once};
-pub use compare::{CompareArgs, Comparison, compare, read_reports};
 pub use command::{load_command, sink_command};
+pub use compare::{CompareArgs, Comparison, compare, read_reports};
 pub use html::page;
 pub use load::{
     LoadAction, LoadArgs, RateProfile, SearchReport, SizeMix, TlsMode, Trial, run_load, run_search,
@@ -42,8 +42,8 @@ pub use load::{
 pub use process::{ProcessReport, Sample};
 pub use progress::{Console, Progress, Silent, Snapshot};
 pub use report::{LoadReport, Percentiles, RunReport, SinkReport, Stages};
-pub use sink::{TlsVariant, shipped_models};
 pub use sink::{Sink, SinkArgs, SinkCounters, SinkHandle, run_sink};
+pub use sink::{TlsVariant, shipped_models};
 pub use slots::Ranges;
 pub use timeline::Point;
 

@@ -61,7 +61,11 @@ fn content(args: &LoadArgs, seed: u64) -> anyhow::Result<(Content, Classes)> {
         (None, None) => (Content::Generated, vec![args.size]),
     };
     let bytes: u64 = sizes.iter().sum();
-    ensure!(bytes <= limits::STOCK_BYTES, "the messages to prepare have {bytes} bytes, more than {}", limits::STOCK_BYTES);
+    ensure!(
+        bytes <= limits::STOCK_BYTES,
+        "the messages to prepare have {bytes} bytes, more than {}",
+        limits::STOCK_BYTES
+    );
     Ok((content, Classes { sizes, seed }))
 }
 

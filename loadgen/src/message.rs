@@ -184,7 +184,8 @@ impl Stock {
         sizes: &[u64],
         seed: u64,
     ) -> Result<Stock, String> {
-        let template = |(index, &size)| Template::new(run, recipients, sender, size, seed ^ (index as u64) << 48);
+        let template =
+            |(index, &size)| Template::new(run, recipients, sender, size, seed ^ (index as u64) << 48);
         sizes.iter().enumerate().map(template).collect::<Result<_, _>>().map(Stock)
     }
 }

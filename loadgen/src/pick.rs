@@ -17,7 +17,8 @@ impl Pick {
     pub fn new(weights: &[f64]) -> Pick {
         let sum: f64 = weights.iter().sum();
         let mut scaled: Vec<f64> = weights.iter().map(|w| w / sum * weights.len() as f64).collect();
-        let (mut small, mut large): (Vec<usize>, Vec<usize>) = (0..scaled.len()).partition(|&i| scaled[i] < 1.0);
+        let (mut small, mut large): (Vec<usize>, Vec<usize>) =
+            (0..scaled.len()).partition(|&i| scaled[i] < 1.0);
         let mut table: Vec<(f32, u32)> = (0..weights.len()).map(|index| (1.0, index as u32)).collect();
         while let (Some(less), Some(&more)) = (small.pop(), large.last()) {
             table[less] = (scaled[less] as f32, more as u32);

@@ -80,7 +80,9 @@ impl Watch {
 fn tree(roots: &[u32]) -> (u64, u64) {
     let mut stats = BTreeMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         if let Some(stat) = std::fs::read_to_string(entry.path().join("stat")).ok().and_then(|s| parse(&s)) {
             stats.insert(pid, stat);
         }

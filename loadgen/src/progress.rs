@@ -68,7 +68,11 @@ impl Console {
     /// A display that ends the run when `stop` becomes true.
     pub fn new(stop: Arc<AtomicBool>) -> Console {
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::no_length().with_style(style(false)));
-        let plain = Mutex::new(Plain { printed_at: Instant::now(), last: Snapshot::default(), latency: String::new() });
+        let plain = Mutex::new(Plain {
+            printed_at: Instant::now(),
+            last: Snapshot::default(),
+            latency: String::new(),
+        });
         Console { bar, plain, stop }
     }
     /// Removes the moving line.

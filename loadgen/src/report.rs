@@ -103,8 +103,14 @@ impl Stages {
     /// Each stage with its name; those that did not occur are left out.
     pub fn named(&self) -> Vec<(&'static str, Percentiles)> {
         let Stages { connect, tls, mail, rcpt, data, whole } = *self;
-        let all =
-            [("connect", connect), ("tls", tls), ("mail", mail), ("rcpt", rcpt), ("data", data), ("whole", whole)];
+        let all = [
+            ("connect", connect),
+            ("tls", tls),
+            ("mail", mail),
+            ("rcpt", rcpt),
+            ("data", data),
+            ("whole", whole),
+        ];
         all.into_iter().filter(|(_, stage)| stage.count > 0).collect()
     }
 }

@@ -26,8 +26,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rustls::{ServerConfig, ServerConnection};
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustls::{ServerConfig, ServerConnection};
 
 use crate::limits;
 use crate::progress::{Progress, Snapshot};

@@ -126,7 +126,9 @@ fn begin_log(path: &Path, wall_us: u64) -> anyhow::Result<File> {
 /// Values are microseconds; the column of the maximum is in milliseconds.
 fn write_interval(log: &mut File, at: Duration, lasts: Duration, latency: &Latency) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
-    V2DeflateSerializer::new().serialize(latency.histogram(), &mut bytes).map_err(|e| anyhow::anyhow!("{e:?}"))?;
+    V2DeflateSerializer::new()
+        .serialize(latency.histogram(), &mut bytes)
+        .map_err(|e| anyhow::anyhow!("{e:?}"))?;
     let text = base64::engine::general_purpose::STANDARD.encode(bytes);
     let max_ms = latency.histogram().max() as f64 / 1e3;
     Ok(writeln!(log, "{:.3},{:.3},{max_ms:.3},{text}", at.as_secs_f64(), lasts.as_secs_f64())?)
@@ -148,7 +150,8 @@ mod tests {
     #[test]
     fn points_and_log_hold_what_was_handed_in() {
         let path = std::env::temp_dir().join(format!("ringpost-hdr-{}", std::process::id()));
-        let mut timeline = Timeline::new(Duration::from_millis(500), Some(&path), 1_700_000_000_000_000).unwrap();
+        let mut timeline =
+            Timeline::new(Duration::from_millis(500), Some(&path), 1_700_000_000_000_000).unwrap();
         timeline.add(0, &share(100, 3));
         timeline.add(0, &share(100, 2));
         timeline.add(2, &share(900, 4));
@@ -165,9 +168,8 @@ mod tests {
         let mut counts = Vec::new();
         for entry in IntervalLogIterator::new(&log) {
             if let LogEntry::Interval(interval) = entry.unwrap() {
-                let bytes = base64::engine::general_purpose::STANDARD
-                    .decode(interval.encoded_histogram())
-                    .unwrap();
+                let bytes =
+                    base64::engine::general_purpose::STANDARD.decode(interval.encoded_histogram()).unwrap();
                 let histogram = Deserializer::new().deserialize::<u64, _>(&mut &bytes[..]).unwrap();
                 counts.push((interval.start_timestamp().as_millis(), histogram.len()));
             }

@@ -166,7 +166,10 @@ fn draw_series(series: &Series, scale: &Scale, svg: &mut String) {
         if run.len() == 1 {
             // A line of one point would be invisible.
             let (x, y) = (scale.x(run[0].0), scale.y(run[0].1));
-            let _ = write!(svg, "<circle style=\"fill:var(--c{colour})\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>");
+            let _ = write!(
+                svg,
+                "<circle style=\"fill:var(--c{colour})\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\"/>"
+            );
         }
         let _ = write!(svg, "<path class=\"line\" style=\"stroke:var(--c{colour})\" d=\"{path}\"/>");
     }
@@ -175,7 +178,11 @@ fn draw_series(series: &Series, scale: &Scale, svg: &mut String) {
 /// The next of 1, 2, 2.5, 5 times a power of ten.
 fn round_step(least: f64) -> f64 {
     let power = 10f64.powf(least.log10().floor());
-    [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= least * 0.999).unwrap_or(10.0 * power)
+    [1.0, 2.0, 2.5, 5.0, 10.0]
+        .into_iter()
+        .map(|m| m * power)
+        .find(|s| *s >= least * 0.999)
+        .unwrap_or(10.0 * power)
 }
 
 /// A number with few characters.
@@ -195,7 +202,9 @@ mod tests {
 
     #[test]
     fn steps_and_labels() {
-        for (least, want) in [(0.9, 1.0), (1.1, 2.0), (2.2, 2.5), (26.0, 50.0), (0.0031, 0.005), (700.0, 1000.0)] {
+        for (least, want) in
+            [(0.9, 1.0), (1.1, 2.0), (2.2, 2.5), (26.0, 50.0), (0.0031, 0.005), (700.0, 1000.0)]
+        {
             assert!((round_step(least) / want - 1.0).abs() < 1e-9, "{least}: {}", round_step(least));
         }
         for (value, want) in [(0.0, "0"), (0.25, "0.25"), (1500.0, "1500"), (25_000.0, "25k"), (1e6, "1M")] {
@@ -210,7 +219,8 @@ mod tests {
         assert_eq!((svg.matches("class=\"line\"").count(), svg.matches("<circle").count()), (2, 1));
         assert!(!svg.contains("NaN") && svg.contains("a &lt; b"), "{svg}");
         assert_eq!(Plot::new("empty").with(Series::line("x", 1, Vec::new())).draw(), "");
-        let zeros = Plot::new("zeros").logarithmic().with(Series::area("x", 1, vec![(1.0, 0.0), (2.0, 0.0)])).draw();
+        let zeros =
+            Plot::new("zeros").logarithmic().with(Series::area("x", 1, vec![(1.0, 0.0), (2.0, 0.0)])).draw();
         assert!(!zeros.contains("NaN") && !zeros.contains("inf"), "{zeros}");
     }
 }

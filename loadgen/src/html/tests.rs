@@ -28,7 +28,11 @@ fn report() -> LoadReport {
             p90_us: 9_000 + u64::from(n) * 100,
             p99_us: 40_000,
             max_us: if n == 23 { 1_204_000 } else { 60_000 },
-            errors: if n % 7 == 0 { BTreeMap::from([("rcpt 451".into(), 12), ("data 421".into(), 3)]) } else { BTreeMap::new() },
+            errors: if n.is_multiple_of(7) {
+                BTreeMap::from([("rcpt 451".into(), 12), ("data 421".into(), 3)])
+            } else {
+                BTreeMap::new()
+            },
         }
     };
     let sample = |n: u32| Sample {
@@ -49,7 +53,10 @@ fn report() -> LoadReport {
         late: p,
         latency: Stages { connect: p, tls: Percentiles::default(), mail: p, rcpt: p, data: p, whole: p },
         errors: BTreeMap::from([("rcpt 451".into(), 60), ("data 421".into(), 15)]),
-        error_samples: BTreeMap::from([("rcpt 451".into(), "4.7.1 <script>alert(1)</script> & later".into())]),
+        error_samples: BTreeMap::from([(
+            "rcpt 451".into(),
+            "4.7.1 <script>alert(1)</script> & later".into(),
+        )]),
         timeline: (0..45).map(point).collect(),
         process: Some(ProcessReport {
             pids: vec![1],
@@ -58,7 +65,9 @@ fn report() -> LoadReport {
             peak_rss_bytes: 54 << 20,
             samples: (0..45).map(sample).collect(),
         }),
-        warnings: vec!["the rate could not be held: 4.1 % of the messages were begun more than 10 ms late".into()],
+        warnings: vec![
+            "the rate could not be held: 4.1 % of the messages were begun more than 10 ms late".into(),
+        ],
         ..LoadReport::default()
     }
 }
@@ -78,7 +87,9 @@ fn the_page_stands_alone_and_escapes_what_servers_say() {
 
 #[test]
 fn numbers_in_groups() {
-    for (number, want) in [(0, "0"), (999, "999"), (1000, "1\u{202f}000"), (1_234_567, "1\u{202f}234\u{202f}567")] {
+    for (number, want) in
+        [(0, "0"), (999, "999"), (1000, "1\u{202f}000"), (1_234_567, "1\u{202f}234\u{202f}567")]
+    {
         assert_eq!(grouped(number), want);
     }
 }
@@ -116,7 +127,11 @@ fn a_browser_draws_it_in_light_and_dark() {
         sizes.push(drawn);
     }
     // An empty page of this size compresses to a few kilobytes; the two schemes differ.
-    assert!(sizes.iter().all(|picture| picture.len() > 40_000), "{:?}", sizes.iter().map(Vec::len).collect::<Vec<_>>());
+    assert!(
+        sizes.iter().all(|picture| picture.len() > 40_000),
+        "{:?}",
+        sizes.iter().map(Vec::len).collect::<Vec<_>>()
+    );
     assert_ne!(sizes[0], sizes[1]);
     if let Some(keep) = std::env::var_os("RINGPOST_TEST_KEEP_PAGE") {
         let _ = std::fs::remove_dir_all(&keep);

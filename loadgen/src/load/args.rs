@@ -247,11 +247,14 @@ impl LoadArgs {
         if let Some(exponent) = self.zipf {
             ensure!((0.0..=10.0).contains(&exponent), "--zipf is between 0 and 10");
         }
-        ensure!(self.domains.is_none_or(|n| n <= limits::DOMAINS), "--domains is at most {}", limits::DOMAINS);
+        ensure!(
+            self.domains.is_none_or(|n| n <= limits::DOMAINS),
+            "--domains is at most {}",
+            limits::DOMAINS
+        );
         ensure!(self.interval >= limits::PUBLISH_EVERY, "--interval is at least {:?}", limits::PUBLISH_EVERY);
         let slots = self.messages.unwrap_or(0).saturating_mul(u64::from(self.recipients_per_message));
         ensure!(slots <= limits::SLOTS, "a run has at most {} deliveries", limits::SLOTS);
         Ok(())
     }
 }
-

@@ -175,7 +175,9 @@ impl Classes {
     pub fn of(&self, number: u64) -> usize {
         match self.sizes.len() {
             1 => 0,
-            len => Rng::new(self.seed ^ number.wrapping_mul(0x9E6C_63D0_876A_68DE)).below(len as u64) as usize,
+            len => {
+                Rng::new(self.seed ^ number.wrapping_mul(0x9E6C_63D0_876A_68DE)).below(len as u64) as usize
+            }
         }
     }
 }

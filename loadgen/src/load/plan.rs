@@ -306,7 +306,8 @@ mod tests {
 
     #[test]
     fn arrivals_keep_the_rate_whatever_is_asked_when() {
-        let mut supply = supply(|args| (args.rate, args.messages) = (Some(RateProfile::fixed(1000.0)), Some(10_000)));
+        let mut supply =
+            supply(|args| (args.rate, args.messages) = (Some(RateProfile::fixed(1000.0)), Some(10_000)));
         // Asked only at the end, when all are long overdue: the intended times are spread all the same.
         let mut times = Vec::new();
         while let Next::Message(message) = supply.next(u64::MAX - 1) {

@@ -151,7 +151,10 @@ mod tests {
                 trials += 1;
             }
             assert!(steps.good <= limit && limit < steps.bad, "{limit}");
-            assert!(steps.bad / steps.good < 1.0 + limits::SEARCH_PRECISION * 1.01 && trials < 32, "{trials}");
+            assert!(
+                steps.bad / steps.good < 1.0 + limits::SEARCH_PRECISION * 1.01 && trials < 32,
+                "{trials}"
+            );
         }
     }
 }

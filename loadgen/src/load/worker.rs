@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::io::Errno;
-use rustls::{ClientConfig, ClientConnection};
 use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::epoll::{Events, Poller, Ready};
 use crate::load::plan::{Plan, Shared, Supply};
@@ -87,8 +87,7 @@ impl Worker {
         stock: Stock,
         chunks: Stock,
     ) -> anyhow::Result<Worker> {
-        let slot =
-            || Slot { socket: None, tls: None, session: Session::new(), alive_us: 0, heard: false };
+        let slot = || Slot { socket: None, tls: None, session: Session::new(), alive_us: 0, heard: false };
         let slots: Vec<Slot> = std::iter::repeat_with(slot).take(plan.connections_of(index)).collect();
         let supply = Supply::new(index, &plan, shared.clone());
         let keeps_log = shared.ack_log.is_some();
@@ -198,7 +197,11 @@ impl Worker {
         let is_encrypted = self.desk.plan.tls == TlsMode::Implicit;
         place.session.open(now_us, is_encrypted);
         place.tls = if is_encrypted {
-            Some(Tls { connection: tls::connection(&self.tls, to.ip())?, begun_us: now_us, is_measured: false })
+            Some(Tls {
+                connection: tls::connection(&self.tls, to.ip())?,
+                begun_us: now_us,
+                is_measured: false,
+            })
         } else {
             None
         };

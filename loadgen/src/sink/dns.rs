@@ -68,7 +68,9 @@ fn serve_client(mut socket: std::net::TcpStream, shared: &Arc<Shared>) -> io::Re
         socket.read_exact(&mut length)?;
         let mut packet = vec![0; usize::from(u16::from_be_bytes(length))];
         socket.read_exact(&mut packet)?;
-        let Some(reply) = shared.world.as_ref().and_then(|world| answer(world, &packet)) else { return Ok(()) };
+        let Some(reply) = shared.world.as_ref().and_then(|world| answer(world, &packet)) else {
+            return Ok(());
+        };
         let mut framed = (reply.len() as u16).to_be_bytes().to_vec();
         framed.extend_from_slice(&reply);
         socket.write_all(&framed)?;
@@ -87,11 +89,8 @@ fn answer(world: &World, packet: &[u8]) -> Option<Vec<u8>> {
     let (kind, class) = (word(behind_name)?, word(behind_name + 2)?);
     let question = &packet[12..behind_name + 4];
     let mut records = Records { text: Vec::new(), answers: 0, additional: 0 };
-    let code = if flags & 0x7800 != 0 || class != IN {
-        NOT_IMPLEMENTED
-    } else {
-        records.fill(world, &name, kind)
-    };
+    let code =
+        if flags & 0x7800 != 0 || class != IN { NOT_IMPLEMENTED } else { records.fill(world, &name, kind) };
     // A client that speaks EDNS (RFC 6891) is told how much is taken here.
     let has_edns = word(10)? > 0 && packet.len() >= behind_name + 4 + 11 && word(behind_name + 5)? == OPT;
     if has_edns {
@@ -218,9 +217,12 @@ mod tests {
         assert!(memchr::memmem::find(&reply, &[127, 1, 0, 2]).is_some());
         let reply = answer(&world, &question("mx3.all.hosts.test", A)).unwrap();
         assert_eq!((reply[7], &reply[reply.len() - 4..]), (1, &[127, 1, 0, 4][..]));
-        for (name, kind, code, answers) in
-            [("mail.test", MX, 0, 2), ("d99.test", 28, 0, 0), ("d100.test", MX, NXDOMAIN, 0), ("test", A, NXDOMAIN, 0)]
-        {
+        for (name, kind, code, answers) in [
+            ("mail.test", MX, 0, 2),
+            ("d99.test", 28, 0, 0),
+            ("d100.test", MX, NXDOMAIN, 0),
+            ("test", A, NXDOMAIN, 0),
+        ] {
             let reply = answer(&world, &question(name, kind)).unwrap();
             assert_eq!((reply[3] & 15, reply[7]), (code, answers), "{name}");
         }

@@ -158,7 +158,10 @@ impl Model {
         ] {
             ensure!((0.0..=1.0).contains(&share), "{name} = {share} is not between 0 and 1");
         }
-        ensure!(self.messages_per_second >= 0.0 && self.burst > 0, "messages_per_second and burst must be positive");
+        ensure!(
+            self.messages_per_second >= 0.0 && self.burst > 0,
+            "messages_per_second and burst must be positive"
+        );
         ensure!(self.outage_for.0 <= self.outage_every.0, "outage_for is longer than outage_every");
         for (name, reply) in [
             ("too_many_connections", &self.too_many_connections),
@@ -184,7 +187,8 @@ fn is_refusal(reply: &str) -> bool {
         let mark = if index == last { " " } else { "-" };
         line.is_ascii() && line.strip_prefix(code).is_some_and(|rest| rest.starts_with(mark))
     };
-    matches!(code.as_bytes(), [b'4' | b'5', b'0'..=b'9', b'0'..=b'9']) && reply.lines().enumerate().all(is_line)
+    matches!(code.as_bytes(), [b'4' | b'5', b'0'..=b'9', b'0'..=b'9'])
+        && reply.lines().enumerate().all(is_line)
 }
 
 /// A receiver as the file describes it.
@@ -248,7 +252,8 @@ fn describe(mut table: toml::Table, shipped: &toml::Table, index: usize) -> anyh
     ensure!(share >= 0.0 && hosts > 0, "share and hosts must be positive");
     let name = name.map(String::deserialize_value).transpose().context("name")?;
     let name = name.or(base).unwrap_or_else(|| format!("receiver{}", index + 1));
-    let is_label = name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') && (1..=40).contains(&name.len());
+    let is_label =
+        name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-') && (1..=40).contains(&name.len());
     ensure!(is_label, "'{name}' is no name: write letters, digits and hyphens");
     Ok(Described {
         name: format!("{name}-{index}"),

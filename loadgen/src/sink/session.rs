@@ -46,9 +46,14 @@ enum Phase {
     Command,
     Data,
     /// Inside a chunk (RFC 3030) with so many bytes to come.
-    Chunk { left: u64, is_last: bool },
+    Chunk {
+        left: u64,
+        is_last: bool,
+    },
     /// The answer to a question of AUTH, of which so many follow.
-    Auth { questions: u8 },
+    Auth {
+        questions: u8,
+    },
     /// QUIT was answered or the client went too far: nothing is read any more.
     Over,
 }
@@ -321,9 +326,7 @@ impl Session {
                 let reply = reply.clone();
                 return self.refuse(&reply, replies);
             }
-            _ if self.recipients.len() >= limits::RECIPIENTS as usize => {
-                b"452 4.5.3 too many recipients\r\n"
-            }
+            _ if self.recipients.len() >= limits::RECIPIENTS as usize => b"452 4.5.3 too many recipients\r\n",
             (Some(None), Some(path)) => match receiver.rcpt(path, self.recipients.len() + 1) {
                 Answer::Refuse(reply) | Answer::RefuseRecipients(reply) => {
                     return self.refuse(&reply, replies);
@@ -471,10 +474,16 @@ mod tests {
         let table: [(&str, &[&str]); 7] = [
             ("MAIL FROM:<a>\r\nRCPT TO:<b>\r\nBDAT 3\r\na\r\nBDAT 0 LAST\r\nNOOP\r\n", &["250"; 5]),
             ("MAIL FROM:<a>\r\nBDAT 6 LAST\r\nQUIT\r\nNOOP\r\n", &["250", "554", "250"]),
-            ("MAIL FROM:<a>\r\nRCPT TO:<b>\r\nBDAT 1\r\nxDATA\r\nRSET\r\n", &["250", "250", "250", "503", "250"]),
+            (
+                "MAIL FROM:<a>\r\nRCPT TO:<b>\r\nBDAT 1\r\nxDATA\r\nRSET\r\n",
+                &["250", "250", "250", "503", "250"],
+            ),
             ("BDAT many\r\nNOOP\r\n", &["501"]),
             ("AUTH PLAIN AHUAcA==\r\nNOOP\r\n", &["235", "250"]),
-            ("AUTH PLAIN\r\nAHUAcA==\r\nAUTH LOGIN\r\ndQ==\r\ncA==\r\n", &["334", "235", "334", "334", "235"]),
+            (
+                "AUTH PLAIN\r\nAHUAcA==\r\nAUTH LOGIN\r\ndQ==\r\ncA==\r\n",
+                &["334", "235", "334", "334", "235"],
+            ),
             ("MAIL FROM:<a>\r\nRCPT TO:<full@x>\r\nRCPT TO:<closing@x>\r\nNOOP\r\n", &["250", "452", "421"]),
         ];
         for (input, want) in table {
@@ -483,7 +492,11 @@ mod tests {
             for at in 0..input.len() {
                 let parts = [&input.as_bytes()[..at], &input.as_bytes()[at..]];
                 let (replies, desk, _) = talk_with(features, &parts);
-                assert_eq!((replies, desk.taken), (whole.0.clone(), whole.1.taken.clone()), "{input:?} at {at}");
+                assert_eq!(
+                    (replies, desk.taken),
+                    (whole.0.clone(), whole.1.taken.clone()),
+                    "{input:?} at {at}"
+                );
             }
         }
     }

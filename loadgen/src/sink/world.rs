@@ -73,7 +73,10 @@ impl World {
             });
         }
         let last = Ipv4Addr::from(next.saturating_sub(1));
-        ensure!(first.is_loopback() && last.is_loopback(), "the hosts {first} to {last} are not all loopback");
+        ensure!(
+            first.is_loopback() && last.is_loopback(),
+            "the hosts {first} to {last} are not all loopback"
+        );
         let shares = (generated > 0).then(|| Pick::new(&weights));
         Ok(World { receivers, named, generated, shares })
     }
@@ -159,7 +162,14 @@ impl Receiver {
         None
     }
     /// A recipient, the `count`th of its message: a reply if it is not taken.
-    pub fn rcpt(&self, client: IpAddr, sender: u64, address: &[u8], count: u32, now_us: u64) -> Option<Arc<str>> {
+    pub fn rcpt(
+        &self,
+        client: IpAddr,
+        sender: u64,
+        address: &[u8],
+        count: u32,
+        now_us: u64,
+    ) -> Option<Arc<str>> {
         let model = &self.model;
         let is_named = |unknown: &String| {
             let address = address.get(..if unknown.ends_with('@') { unknown.len() } else { address.len() });
@@ -242,7 +252,8 @@ mod tests {
     fn domains_have_receivers_and_hosts() {
         let world = world(|_| (), 3, 1000);
         assert_eq!(world.find(b"small.test").unwrap().0.name, "small");
-        let count = (0..1000).filter(|n| world.find(format!("d{n}.test").as_bytes()).unwrap().0.name == "big");
+        let count =
+            (0..1000).filter(|n| world.find(format!("d{n}.test").as_bytes()).unwrap().0.name == "big");
         let count = count.count();
         assert!((690..810).contains(&count), "{count}");
         for stranger in ["d1000.test", "d07.test", "d.test", "other.test", "d1.test.x"] {
@@ -290,7 +301,10 @@ mod tests {
         );
         let receiver = &world.receivers[0];
         let mail = |begun, sec: u64| receiver.mail(CLIENT, begun, sec * 1_000_000).is_none();
-        assert_eq!([mail(1, 7), mail(1, 8), mail(1, 10), mail(5, 1), mail(6, 1)], [true, false, true, true, false]);
+        assert_eq!(
+            [mail(1, 7), mail(1, 8), mail(1, 10), mail(5, 1), mail(6, 1)],
+            [true, false, true, true, false]
+        );
         let takes = |address: &str| receiver.rcpt(CLIENT, 0, address.as_bytes(), 1, 0).is_none();
         let known: Vec<bool> = (0..400).map(|n| takes(&format!("r{n}@big.test"))).collect();
         let count = known.iter().filter(|&&is_known| is_known).count();
@@ -303,7 +317,11 @@ mod tests {
     fn greylisting_takes_the_second_attempt() {
         let world = world(|model| model.greylist = Span(Duration::from_secs(60)), 1, 0);
         let receiver = &world.receivers[0];
-        let takes = |sender, sec: u64| receiver.rcpt(CLIENT, sender, b"a@big.test", 1, sec * 1_000_000).is_none();
-        assert_eq!([takes(1, 0), takes(1, 59), takes(1, 60), takes(2, 60), takes(2, 120)], [false, false, true, false, true]);
+        let takes =
+            |sender, sec: u64| receiver.rcpt(CLIENT, sender, b"a@big.test", 1, sec * 1_000_000).is_none();
+        assert_eq!(
+            [takes(1, 0), takes(1, 59), takes(1, 60), takes(2, 60), takes(2, 120)],
+            [false, false, true, false, true]
+        );
     }
 }
