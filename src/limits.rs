@@ -31,6 +31,9 @@ pub const BAD_COMMANDS: u32 = 20;
 pub const DEFAULT_MAX_MESSAGE_BYTES: u64 = 50 * 1024 * 1024;
 /// Received headers in a message before it is taken for a loop (RFC 5321 §6.3 asks for ≥ 100).
 pub const RECEIVED_HOPS: usize = 100;
+/// Bytes of a refused message that are read and dropped so that the client gets to read the refusal;
+/// past them the connection is closed: four times the default message size is more than a mistake.
+pub const REFUSED_BODY_BYTES: u64 = 4 * DEFAULT_MAX_MESSAGE_BYTES;
 /// Wait for the next command of a client (RFC 5321 §4.5.3.2.7: at least 5 minutes).
 pub const COMMAND_WAIT: Duration = Duration::from_secs(300);
 /// Wait for more message data (RFC 5321 §4.5.3.2.5: 3 minutes for a block).
@@ -68,6 +71,9 @@ pub const OUTBOUND_IDLE_WAIT: Duration = Duration::from_secs(5);
 pub const PEER_REPLY_LINES: usize = 128;
 /// Bytes in one reply of a peer before it is taken for garbage.
 pub const PEER_REPLY_BYTES: usize = 16 * 1024;
+/// Bytes in one line of a peer's reply before it is taken for garbage. RFC 5321 §4.5.3.1.5 says 512;
+/// real servers write long URLs into theirs. A line must fit the buffer it is read into.
+pub const PEER_REPLY_LINE_BYTES: usize = 4096;
 /// Messages a connection may hold beyond the one being answered, so that MAIL of the next is
 /// pipelined behind the body of the last.
 pub const CONNECTION_WINDOW: usize = 2;
@@ -145,4 +151,6 @@ const _: () = assert!(FRAGMENT_BYTES + 64 * 1024 <= COMMIT_BUFFER_BYTES);
 const _: () = assert!(COMMIT_BUFFER_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(DEFAULT_SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES as u64));
 const _: () = assert!(COMMAND_LINE_BYTES < SESSION_BUFFER_BYTES);
+const _: () = assert!(PEER_REPLY_LINE_BYTES < SESSION_BUFFER_BYTES);
+const _: () = assert!(PEER_REPLY_LINE_BYTES <= PEER_REPLY_BYTES);
 const _: () = assert!(PATH_BYTES < COMMAND_LINE_BYTES);

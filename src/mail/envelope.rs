@@ -70,3 +70,28 @@ impl Envelope {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recipients_of_one_destination_stand_together() {
+        let recipients = ["b@y.test", "a@x.test", "A@x.test", "c@Y.test", "a@X.test", "\"a\"@x.test"];
+        let address = |text: &str| Recipient { address: Address::parse(text.as_bytes()).unwrap() };
+        let mut envelope = Envelope {
+            reverse_path: None,
+            recipients: recipients.map(address).into(),
+            body_kind: BodyKind::default(),
+            body_form: BodyForm::default(),
+            received_at: WallTime(0),
+            client: None,
+        };
+        envelope.group_by_destination();
+        // Local parts that differ in case or quotes are different mailboxes for all we know.
+        let grouped: Vec<&str> = envelope.recipients.iter().map(|r| r.address.as_str()).collect();
+        assert_eq!(grouped, ["\"a\"@x.test", "A@x.test", "a@x.test", "b@y.test", "c@y.test"]);
+        let destinations: Vec<_> = envelope.destinations().map(|(d, range)| (d.as_str(), range)).collect();
+        assert_eq!(destinations, [("x.test", 0..3), ("y.test", 3..5)]);
+    }
+}

@@ -42,7 +42,13 @@ impl Reply {
     /// The status for a DSN's `Status:` field: the enhanced code when its class fits the reply, else
     /// the class with `.0.0` (RFC 3463 §3.1).
     pub fn status(&self) -> EnhancedCode {
-        let class = if self.is_permanent() { 5 } else if self.is_success() { 2 } else { 4 };
+        let class = if self.is_permanent() {
+            5
+        } else if self.is_success() {
+            2
+        } else {
+            4
+        };
         match self.enhanced {
             Some(e) if e.class == class => e,
             _ => EnhancedCode { class, subject: 0, detail: 0 },
@@ -63,5 +69,28 @@ impl fmt::Display for Reply {
             write!(f, " {e}")?;
         }
         write!(f, " {}", self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_fits_the_reply() {
+        let table = [
+            (Reply::local(550, (5, 1, 1), "x"), "5.1.1"),
+            (Reply::local(450, (5, 1, 1), "x"), "4.0.0"),
+            (Reply { enhanced: None, ..Reply::local(550, (0, 0, 0), "x") }, "5.0.0"),
+            (Reply::local(250, (2, 1, 5), "x"), "2.1.5"),
+        ];
+        for (reply, status) in table {
+            assert_eq!(reply.status().to_string(), status, "{reply}");
+        }
+    }
+
+    #[test]
+    fn local_text_is_cleaned() {
+        assert_eq!(Reply::local(451, (4, 4, 2), "a\r\nb").to_string(), "451 4.4.2 a\\x0d\\x0ab");
     }
 }

@@ -1,7 +1,10 @@
-//! SMTP as bytes ↔ events, both sides (RFC 5321 and the extensions of DESIGN 8). Sans-IO.
+//! SMTP as bytes ↔ events, both sides (RFC 5321; RFC 1870, 2034, 2920, 3207, 6152). Sans-IO.
 //!
-//! Owns: lines, commands, replies, dot-stuffing, the server session and the client session.
+//! Owns: lines, commands, replies, message data on the wire, the server session and the client session.
 //! Promises: the sequence of steps is the same however the input was split; memory is bounded; no
 //! panic on any input. Must not: touch sockets, clocks, files, the spool or the scheduler.
+pub mod body;
 pub mod client;
+pub mod command;
+pub mod reply;
 pub mod server;
