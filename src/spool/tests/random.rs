@@ -24,8 +24,8 @@ fn what_was_accepted_survives_and_what_has_ended_stays_so() {
     for seed in 0..40 {
         let mut world = history(seed, 2_500, seed % 2 == 1);
         world.deliver_everything();
-        assert!(world.log.live().is_empty(), "seed {seed}: everything has ended");
         let stats = world.log.stats();
+        assert!(world.log.live().is_empty(), "seed {seed}: everything has ended: {stats:?}");
         assert!(stats.segments <= 2, "seed {seed}: dead segments are retired: {stats:?}");
         let disk = world.disk.clone();
         assert!(world.check(&disk).1.is_empty(), "seed {seed}");

@@ -413,13 +413,11 @@ impl World {
         let Some(slot) = self.copies.pop_front() else { return };
         let message = match self.log.pin(slot) {
             None => Err(ReadError::Gone),
-            Some(_) if self.trouble && self.rng.below(10) == 0 => {
-                Err(ReadError::Io(std::io::ErrorKind::Other))
-            }
             Some(plan) => {
-                let message = self.read(&plan);
+                let broken = self.trouble && self.rng.below(10) == 0;
+                let read = self.read(&plan);
                 self.log.unpin(&plan);
-                message
+                if broken { Err(ReadError::Io(std::io::ErrorKind::Other)) } else { read }
             }
         };
         self.log.on_copy_read(slot, message);
@@ -561,11 +559,10 @@ impl World {
     pub(super) fn deliver_everything(&mut self) {
         self.quiesce();
         for _ in 0..100_000 {
-            match self.pick_accepted() {
-                Some((id, recipient)) => self.outcome_of(id, recipient),
-                None => break,
-            }
-            if self.rng.below(8) == 0 {
+            let Some((id, recipient)) = self.pick_accepted() else { break };
+            self.outcome_of(id, recipient);
+            // A bounce on its way is picked when it is durable.
+            if self.rng.below(8) == 0 || self.pick_accepted().is_none() {
                 self.quiesce();
             }
         }
