@@ -248,6 +248,11 @@ impl<B: Buffer> Log<B> {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn expect_copy(&mut self, slot: Slot, id: MessageId) {
+        self.copies.reading.push((slot, id));
+    }
+
     /// Copies begun in a segment that failed start over.
     pub(super) fn drop_copy_jobs(&mut self) {
         for job in std::mem::take(&mut self.copies.jobs) {
