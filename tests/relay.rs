@@ -52,8 +52,7 @@ fn both_numbers_of_workers_read_each_other_s_spool() {
     assert!(server.stop().success());
     let peer = Peer::willing();
     let route = peer.route();
-    let server =
-        Server::start(dir.path(), &["--workers", "2", "--route", &route, "--retry-schedule", "1s"]);
+    let server = Server::start(dir.path(), &["--workers", "2", "--route", &route, "--retry-schedule", "1s"]);
     let arrived = peer.wait_for(21, SHORT);
     assert_eq!(arrived.len(), 21);
     assert!(server.stop().success());
@@ -180,9 +179,12 @@ fn peers_that_misbehave_hold_up_only_their_own_mail() {
     let mut routes = vec![format!("good.test={}", good.addr)];
     let mut peers = Vec::new();
     for (n, (_, at, reply)) in cases.into_iter().enumerate() {
-        let peer = Peer::scripted(move |verb, _| {
-            if verb == at { reply.map(str::to_string) } else { Some(default_reply(verb)) }
-        });
+        let peer =
+            Peer::scripted(
+                move |verb, _| {
+                    if verb == at { reply.map(str::to_string) } else { Some(default_reply(verb)) }
+                },
+            );
         routes.push(format!("bad{n}.test={}", peer.addr));
         peers.push(peer);
     }
@@ -215,8 +217,7 @@ fn peers_that_misbehave_hold_up_only_their_own_mail() {
 #[test]
 fn strangers_may_not_relay() {
     let (dir, peer) = (spool(), Peer::willing());
-    let server =
-        Server::start(dir.path(), &["--route", &peer.route(), "--relay-from", "192.0.2.0/24"]);
+    let server = Server::start(dir.path(), &["--route", &peer.route(), "--relay-from", "192.0.2.0/24"]);
     let mut client = Client::connect(server.addr);
     assert!(client.ask("EHLO client.test").starts_with("250"));
     assert!(client.ask("MAIL FROM:<a@sender.test>").starts_with("250"));
@@ -242,10 +243,10 @@ fn an_idle_server_sleeps() {
 
 #[test]
 fn a_second_signal_stops_at_once_and_nothing_is_lost() {
-    let stalled = Peer::scripted(|verb, _| Some(if verb == "." { String::new() } else { default_reply(verb) }));
+    let stalled =
+        Peer::scripted(|verb, _| Some(if verb == "." { String::new() } else { default_reply(verb) }));
     let dir = spool();
-    let mut server =
-        Server::start(dir.path(), &["--route", &stalled.route(), "--shutdown-grace", "1h"]);
+    let mut server = Server::start(dir.path(), &["--route", &stalled.route(), "--shutdown-grace", "1h"]);
     let mut client = Client::connect(server.addr);
     assert!(client.deliver("a@sender.test", &["b@one.test"], BODY).starts_with("250"));
     std::thread::sleep(Duration::from_millis(300));

@@ -272,7 +272,8 @@ impl Home {
 
     fn write(self: &Rc<Self>, seq: GroupSeq, file: FileIndex, offset: u32, bytes: u32, buffer: SpoolBuf) {
         let home = self.clone();
-        let target = self.files.borrow().get(&file).cloned().expect("a segment is prepared before it is used");
+        let target =
+            self.files.borrow().get(&file).cloned().expect("a segment is prepared before it is used");
         let started = self.clock.tick();
         self.writes_in_flight.set(self.writes_in_flight.get() + 1);
         let _ = self.counters.group_bytes.borrow_mut().record(u64::from(bytes));
@@ -332,7 +333,7 @@ impl Home {
         let target = match opened {
             Some(target) => target,
             None => {
-                let target = DirectFile::open(&path, self.config.open.clone())?;
+                let target = DirectFile::open(&path, self.config.open)?;
                 self.files.borrow_mut().insert(file, target.clone());
                 target
             }
@@ -353,7 +354,7 @@ impl Home {
 
     /// Opens a segment that recovery found, so that it can be read.
     pub fn open_segment(&self, file: FileIndex) -> std::io::Result<()> {
-        let target = DirectFile::open(&segment_path(&self.config.dir, file), self.config.open.clone())?;
+        let target = DirectFile::open(&segment_path(&self.config.dir, file), self.config.open)?;
         self.files.borrow_mut().insert(file, target);
         Ok(())
     }
@@ -416,7 +417,9 @@ impl Home {
 
     /// Nothing waits to be written and nothing is being written.
     pub fn is_quiet(&self) -> bool {
-        self.writes_in_flight.get() == 0 && self.unrecorded.borrow().is_empty() && self.fates.borrow().is_empty()
+        self.writes_in_flight.get() == 0
+            && self.unrecorded.borrow().is_empty()
+            && self.fates.borrow().is_empty()
     }
 
     /// Recipients of the part that have no final outcome, recorded or on its way.

@@ -134,13 +134,7 @@ impl Worker {
     }
 
     /// Queues what recovery found unfinished of a message.
-    fn requeue(
-        self: &Rc<Self>,
-        home: &Rc<Home>,
-        slot: Slot,
-        envelope: &Envelope,
-        states: &[RecipientState],
-    ) {
+    fn requeue(self: &Rc<Self>, home: &Rc<Home>, slot: Slot, envelope: &Envelope, states: &[RecipientState]) {
         for (part, (destination, range)) in envelope.destinations().enumerate() {
             let mut pending = 0;
             let mut tried = (0, WallTime::default());
