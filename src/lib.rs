@@ -1,6 +1,7 @@
 //! ringpost, a mail transfer agent.
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod events;
 pub mod limits;
 pub mod mail;
