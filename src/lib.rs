@@ -1,4 +1,5 @@
 //! ringpost, a mail transfer agent.
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
@@ -12,3 +13,4 @@ pub mod schedule;
 pub mod smtp;
 pub mod spool;
 pub mod tls;
+pub mod worker;

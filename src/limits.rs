@@ -150,6 +150,8 @@ pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(5 * 24 * 3600);
 pub const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Largest `--shutdown-grace`: a stop that takes longer is a hang.
 pub const MAX_SHUTDOWN_GRACE: Duration = Duration::from_secs(3600);
+/// Largest `--config` file.
+pub const CONFIG_FILE_BYTES: u64 = 1024 * 1024;
 /// Pauses in a `--retry-schedule`.
 pub const RETRY_STEPS: usize = 32;
 /// Values of one repeatable setting (`--route`, `--relay-from`, …): each is looked at for every

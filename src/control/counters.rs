@@ -186,10 +186,9 @@ pub(super) mod tests {
     /// Every plain number of the counters set to a value of its own.
     pub fn numbered() -> Counters {
         let mut json = serde_json::to_value(Counters::default()).expect("counters are JSON");
-        let mut next = 1_000_001;
-        for (_, value) in json.as_object_mut().expect("an object").iter_mut().filter(|(_, v)| v.is_u64()) {
-            *value = next.into();
-            next += 1;
+        let fields = json.as_object_mut().expect("an object").values_mut().filter(|v| v.is_u64());
+        for (number, value) in (1_000_001..).zip(fields) {
+            *value = number.into();
         }
         serde_json::from_value(json).expect("counters are JSON")
     }
