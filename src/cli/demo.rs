@@ -19,8 +19,8 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use ringpost_loadgen::{
-    Console, LoadArgs, LoadReport, Progress, Sink, SinkArgs, SinkHandle, SinkReport, Snapshot, run_load,
-    verify_exactly_once,
+    Console, LoadArgs, LoadReport, Progress, Sink, SinkArgs, SinkHandle, SinkReport, Snapshot, reconcile,
+    run_load,
 };
 
 use self::report::DemoReport;
@@ -239,7 +239,7 @@ fn figures(
         server_rss_bytes: server.process.rss_bytes,
         accept_latency: load.latency.whole,
         end_to_end_latency: sink.latency,
-        verdict: verify_exactly_once(&load, &sink).unwrap_or_else(|verdict| verdict),
+        verdict: reconcile(&load, &sink),
         server,
     }
 }
