@@ -116,6 +116,8 @@ pub struct Home {
     fates: RefCell<VecDeque<(GroupSeq, Rc<Fate>)>>,
     /// Raised when something was appended.
     commit: Signal,
+    /// Raised when a write has failed: what other logs have in flight on this file system is in doubt.
+    pub fault: Signal,
     /// Raised when a commit has ended: room, perhaps.
     pub progress: Broadcast,
     cache: RefCell<Cache>,
@@ -139,6 +141,7 @@ impl Home {
             files: RefCell::default(),
             fates: RefCell::default(),
             commit: Signal::default(),
+            fault: Signal::default(),
             progress: Broadcast::default(),
             cache,
             unrecorded: RefCell::default(),
@@ -289,9 +292,17 @@ impl Home {
             drop(home.log.borrow_mut().on_written(seq, SpoolBuf(buffer), result.is_ok()));
             if result.is_err() {
                 home.log.borrow_mut().fail_all_in_flight();
+                home.fault.raise();
             }
             home.after_completion();
         });
+    }
+
+    /// Another log on the same file system had a failed write. The kernel may have told only that one
+    /// of a lost sync, so no commit in flight can be trusted.
+    pub fn distrust_commits(self: &Rc<Self>) {
+        self.log.borrow_mut().fail_all_in_flight();
+        self.after_completion();
     }
 
     fn after_completion(self: &Rc<Self>) {

@@ -229,6 +229,19 @@ impl Worker {
             && self.own_homes().all(|h| h.connections.borrow().is_empty() && h.is_quiet())
     }
 
+    /// The task that spreads the news of a failed write to every other log of the spool.
+    async fn run_faults(self: Rc<Self>, home: Rc<Home>) {
+        loop {
+            home.fault.wait().await;
+            for other in self.own_homes().filter(|h| !Rc::ptr_eq(h, &home)) {
+                other.distrust_commits();
+            }
+            for worker in (0..self.shared.config.workers).filter(|&w| w != self.index) {
+                self.outboxes.push(worker, Post::Fault);
+            }
+        }
+    }
+
     /// The task that takes posts from other threads.
     async fn run_mailbox(self: Rc<Self>, mut mailbox: Mailbox<Batch>) {
         while let Some(batch) = mailbox.recv().await {

@@ -76,6 +76,8 @@ pub enum Post {
     Action { shard: u8, action: Action, why: Option<Arc<Reply>> },
     /// From the control plane: runs on the worker.
     Call(Call),
+    /// A write to the spool failed on the sender.
+    Fault,
     /// Stop accepting, finish what is in flight.
     Drain,
     /// Leave now; what is in flight is dropped and found again by recovery.

@@ -171,6 +171,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     for (home, messages) in waiting {
         ring::spawn(home.clone().run_commits());
         ring::spawn(home.clone().run_retries());
+        ring::spawn(worker.clone().run_faults(home.clone()));
         for message in messages {
             worker.requeue(&home, message.slot, &message.envelope, &message.states);
         }
