@@ -89,7 +89,7 @@ impl<B: Buffer> Log<B> {
         let wanted = self.segments_enough() as usize + limits::SPARE_SEGMENTS + limits::RESERVED_SEGMENTS;
         while let Some(first) = self.segments.free.front() {
             let files = self.segments.used.len() + self.segments.prepared() + self.segments.free.len();
-            if files <= wanted || first.last_seq >= self.durable_tail {
+            if (files <= wanted && !self.segments.overdrawn()) || first.last_seq >= self.durable_tail {
                 return;
             }
             self.intents.push_back(Intent::Delete { file: first.file });
