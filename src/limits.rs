@@ -29,6 +29,10 @@ pub const IDLE_COMMANDS: u32 = 500;
 pub const BAD_COMMANDS: u32 = 20;
 /// Largest message by default (`--max-message-size`).
 pub const DEFAULT_MAX_MESSAGE_BYTES: u64 = 50 * 1024 * 1024;
+/// Largest `--max-message-size`: what one message may take of a spool of ordinary segments.
+pub const MAX_MESSAGE_BYTES: u64 = 1024 * 1024 * 1024;
+/// Largest `--max-recipients`: a recipient's number within its message has 16 bits.
+pub const MAX_RECIPIENTS: usize = u16::MAX as usize;
 /// Received headers in a message before it is taken for a loop (RFC 5321 §6.3 asks for ≥ 100).
 pub const RECEIVED_HOPS: usize = 100;
 /// Bytes of a refused message that are read and dropped so that the client gets to read the refusal;
@@ -40,10 +44,16 @@ pub const COMMAND_WAIT: Duration = Duration::from_secs(300);
 pub const DATA_BLOCK_WAIT: Duration = Duration::from_secs(180);
 /// Wait until a client has taken our replies: one that does not read is not worth its slot.
 pub const REPLY_WRITE_WAIT: Duration = Duration::from_secs(60);
+/// Wait while saying goodbye: for the peer to take the last reply and close.
+pub const GOODBYE_WAIT: Duration = Duration::from_secs(5);
+/// Wait after a failed accept (descriptors used up, as a rule) before the next.
+pub const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
 /// Reply bytes kept for one session before its next command is read.
 pub const REPLY_BYTES: usize = 64 * 1024;
 /// Sessions per server by default (`--max-connections`). The descriptor limit lowers it.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 15_000;
+/// Largest `--max-connections` and `--max-connections-per-ip`: more descriptors than a process gets.
+pub const MAX_CONNECTIONS: usize = 1_000_000;
 /// Sessions from one address by default (`--max-connections-per-ip`); loopback is exempt.
 pub const DEFAULT_MAX_CONNECTIONS_PER_IP: usize = 1_000;
 /// Foreign text (HELO names, replies, DNS names) kept in events, logs and DSNs is cut here.
@@ -67,6 +77,10 @@ pub const DATA_END_WAIT: Duration = Duration::from_secs(600);
 pub const QUIT_WAIT: Duration = Duration::from_secs(5);
 /// An outbound connection with no mail to send stays open this long for the next message.
 pub const OUTBOUND_IDLE_WAIT: Duration = Duration::from_secs(5);
+/// Wait for each step of a TLS handshake.
+pub const TLS_HANDSHAKE_WAIT: Duration = Duration::from_secs(60);
+/// Read buffer of an outbound connection: replies are short.
+pub const LINK_BUFFER_BYTES: usize = 2048;
 /// Lines in one reply of a peer before it is taken for garbage.
 pub const PEER_REPLY_LINES: usize = 128;
 /// Bytes in one reply of a peer before it is taken for garbage.
@@ -89,6 +103,32 @@ pub const DEFAULT_MESSAGES_PER_CONNECTION: u32 = 1_000;
 /// Outbound connections of one worker.
 pub const OUTBOUND_CONNECTIONS_PER_WORKER: usize = 2_000;
 
+// ── Delivery scheduler ───────────────────────────────────────────────────────────────────────────
+
+/// Ready entries that each connection still being opened is expected to serve: one message opens
+/// one connection, a burst opens them by the dozen, and few are opened that find nothing left.
+pub const ENTRIES_PER_OPENING: u32 = 4;
+/// Messages a connection may carry before it must give its slot to a home or destination that has
+/// mail and no connection at all. Opening one costs about as much as ten pipelined messages.
+pub const CONNECTION_TURN: u32 = 16;
+/// No new connection to a destination for this long after one failed while others work.
+pub const CONNECT_FAILED_PAUSE: Duration = Duration::from_secs(10);
+/// No new connection to a destination for this long after one could not even be tried.
+pub const CONNECT_PUT_OFF_PAUSE: Duration = Duration::from_secs(1);
+/// Entries the scheduler fails, defers, wakes or expires in answer to one event; the rest follows
+/// with the timer, which it then asks for at once.
+pub const SCHEDULE_BATCH: u32 = 256;
+/// The same in answer to the timer: about a millisecond of work.
+pub const SCHEDULE_TIMER_BATCH: u32 = 4096;
+/// Ready entries that wait for a connection are looked over for expiry at most this often in the
+/// time of `--max-age`, so that each costs a bounded number of looks and is late by 0.4 % at most.
+pub const EXPIRY_SWEEPS: u32 = 256;
+/// Deferred entries of one destination kept as a plain list, searched from end to end; with more,
+/// the destination gets a timer wheel of its own.
+pub const DEFERRED_LIST: u32 = 32;
+/// Entries allocated at once: growth is never a copy of the whole table.
+pub const ENTRY_CHUNK: usize = 4096;
+
 // ── Spool ────────────────────────────────────────────────────────────────────────────────────────
 
 /// Smallest block a group is padded to; raised to the file system's direct-I/O alignment.
@@ -96,6 +136,15 @@ pub const BLOCK_BYTES: usize = 4096;
 /// Size of a segment by default (`--segment-size`): large enough that recycling is rare, small
 /// enough that one long-lived message holds little back.
 pub const DEFAULT_SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Smallest `--segment-size`: below four commit buffers a segment is used up before its successor is
+/// prepared.
+pub const MIN_SEGMENT_BYTES: u64 = 4 * COMMIT_BUFFER_BYTES as u64;
+/// Largest `--segment-size`: offsets in a segment have 32 bits, and one long-lived message must not
+/// hold back more.
+pub const MAX_SEGMENT_BYTES: u64 = 1024 * 1024 * 1024;
+/// Segments per worker that `--spool-limit` must leave room for: the open one, the spares, the
+/// reserve, the oldest, and one that its survivors are copied to.
+pub const MIN_SEGMENTS_PER_WORKER: u64 = (3 + SPARE_SEGMENTS + RESERVED_SEGMENTS) as u64;
 /// Size of one commit buffer: about 60 messages of 4 KiB, past which a longer group gains nothing.
 pub const COMMIT_BUFFER_BYTES: usize = 256 * 1024;
 /// Commits in flight per log. One fdatasync takes up to a scheduler tick on a busy machine; four or
@@ -106,8 +155,13 @@ pub const COMMIT_BUFFERS: usize = COMMITS_IN_FLIGHT + 1;
 /// A message part of up to this many bytes is copied into the commit buffer; a larger one is
 /// written from the buffer it was received in.
 pub const COPY_BYTES: usize = 32 * 1024;
-/// Body bytes in one fragment, and the size of the buffers large bodies are received in.
+/// Fragment buffers of one worker; a session that needs one more waits, which slows its sender.
+pub const FRAGMENT_BUFFERS: usize = 256;
+/// Body bytes in one fragment.
 pub const FRAGMENT_BYTES: usize = 128 * 1024;
+/// Size of a fragment buffer: the body, a block for the record headers, and a block so that the last read
+/// of a fragment is not a small one.
+pub const FRAGMENT_BUFFER_BYTES: usize = FRAGMENT_BYTES + 2 * BLOCK_BYTES;
 /// Prepared segments kept ready beyond the open one.
 pub const SPARE_SEGMENTS: usize = 2;
 /// Prepared segments per log that only outcomes, DSNs and copies may use.
@@ -125,14 +179,70 @@ pub const RECOVERY_READ_BYTES: usize = 1024 * 1024;
 /// Logs in one spool: the log number has 12 bits in a message id.
 pub const LOGS: usize = 4096;
 
+/// Outcomes of one log that wait for it to take them; past it no delivery starts.
+pub const UNRECORDED_OUTCOMES: usize = 10_000;
+/// Wait before a log that could not get a segment tries again.
+pub const SPOOL_RETRY_WAIT: Duration = Duration::from_secs(1);
+/// Wait at start-up for the writes of a killed predecessor to end.
+pub const ZOMBIE_WAIT: Duration = Duration::from_secs(60);
+/// Body bytes being read back for delivery by one log at a time; more reads wait.
+pub const BODY_LOAD_BYTES: u64 = 256 * 1024 * 1024;
+/// Wait before a read that found [`BODY_LOAD_BYTES`] used up looks again.
+pub const BODY_LOAD_WAIT: Duration = Duration::from_millis(10);
+
 // ── Threads, queues, memory ──────────────────────────────────────────────────────────────────────
 
 /// Worker threads: the worker number is a byte in queue entries.
 pub const WORKERS: usize = 255;
 /// Batches in a mailbox between two threads.
 pub const MAILBOX_DEPTH: usize = 1024;
+/// Wait for another worker to answer an operator's request.
+pub const ROUND_TRIP_WAIT: Duration = Duration::from_secs(5);
+/// Posts waiting for one other worker before new mail waits: some turns' worth.
+pub const OUTBOX_POSTS: usize = 65_536;
+/// Wait before a full mailbox is tried again.
+pub const MAILBOX_RETRY_WAIT: Duration = Duration::from_millis(1);
 /// DNS questions waiting for the DNS thread; past it the delivery is put off without an attempt.
 pub const DNS_QUEUE: usize = 4096;
+/// Lookups (an MX set with the addresses of its hosts, or one host) worked on at a time; past it
+/// questions wait in the queue.
+pub const DNS_LOOKUPS: usize = 512;
+/// Questions on the network at a time, of all lookups. Each costs a UDP socket per server asked, so
+/// this bounds the descriptors of the DNS thread; at 20 ms an answer it allows 12,000 a second.
+pub const DNS_QUESTIONS: usize = 256;
+/// Wait for the answer to one try of a question. A recursive server that needs longer has the
+/// answer in its cache at the next try.
+pub const DNS_TRY_WAIT: Duration = Duration::from_secs(3);
+/// Tries of a question after the first.
+pub const DNS_RETRIES: usize = 2;
+/// Wait for a whole lookup, waiting for its turn included; past it the answer is "temporary".
+pub const DNS_LOOKUP_WAIT: Duration = Duration::from_secs(30);
+/// DNS servers used, in the order given: one that is dead or refuses is made up for by the others,
+/// and more than a few only make a lookup that fails last longer.
+pub const DNS_SERVERS: usize = 4;
+/// Answers in the DNS cache, negative ones included: about 3,000 destinations with their hosts, at
+/// about 1 KiB an answer.
+pub const DNS_CACHE_ANSWERS: u64 = 32_768;
+/// Longest time an answer is believed, whatever its TTL says: a mistaken week must not last one.
+pub const DNS_POSITIVE_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Longest time an absence is believed (RFC 2308 §5 finds one to three hours to work well; a domain
+/// that comes back should get its mail soon).
+pub const DNS_NEGATIVE_TTL: Duration = Duration::from_secs(3600);
+/// Hosts of one MX set whose addresses are looked up, best preference first: twice what is tried,
+/// because some have no address.
+pub const MX_HOSTS_RESOLVED: usize = 2 * MX_HOSTS_TRIED;
+/// Addresses kept of one host: more than are tried, because some are refused as private.
+pub const ADDRESSES_RESOLVED: usize = 4 * ADDRESSES_PER_HOST;
+/// Bytes that may wait inside one TLS connection to be sent: a commit buffer's worth of body and the
+/// records around it. Past it the connection ends: its owner has not taken what it should.
+pub const TLS_UNSENT_BYTES: usize = 512 * 1024;
+/// Hosts whose TLS sessions are remembered for resumption, at most about 12 KiB each (tickets and
+/// certificates); past it the oldest goes and its host costs a full handshake again.
+pub const TLS_SESSION_HOSTS: usize = 2048;
+/// Header bytes of the original that a bounce carries back; the rest is cut at a line's end.
+pub const DSN_HEADER_BYTES: usize = 16 * 1024;
+/// Recipients reported in one bounce; the caller makes another bounce of the rest.
+pub const DSN_RECIPIENTS: usize = 100;
 /// Receive buffer of a session that talks commands.
 pub const SESSION_BUFFER_BYTES: usize = 8 * 1024;
 /// Bytes of bodies a worker keeps in memory after commit, for delivery without reading the disk.
@@ -141,10 +251,50 @@ pub const BODY_CACHE_BYTES: usize = 256 * 1024 * 1024;
 pub const QUEUED_RECIPIENTS: usize = u32::MAX as usize - 1;
 /// Events waiting for the event log's writer; past it events are counted as dropped, mail is not held.
 pub const EVENT_QUEUE: usize = 65_536;
+/// How often the main thread reports to systemd's watchdog and looks after the workers.
+pub const WATCHDOG_PERIOD: Duration = Duration::from_secs(5);
+/// How often a drain looks whether it is done.
+pub const DRAIN_POLL: Duration = Duration::from_millis(20);
+/// What workers may take beyond the grace for their last commit before the process leaves without them.
+pub const DRAIN_OVERTIME: Duration = Duration::from_secs(10);
+/// Bytes of event lines collected before they are written, while more events wait.
+pub const EVENT_BATCH_BYTES: usize = 64 * 1024;
+/// Smallest `--memory-limit` per worker: its commit buffers, a few large bodies and its tables.
+pub const MIN_MEMORY_BYTES_PER_WORKER: u64 = 32 * 1024 * 1024;
 /// Grace of a drain by default (`--shutdown-grace`).
 pub const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// Spread of retry times around the schedule, so that mail deferred together does not return together.
+pub const RETRY_JITTER_PERCENT: u8 = 10;
 /// Age at which undelivered mail is returned by default (`--max-age`; RFC 5321 §4.5.4.1: 4–5 days).
 pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(5 * 24 * 3600);
+/// Largest `--max-age`.
+pub const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Largest `--shutdown-grace`: a stop that takes longer is a hang.
+pub const MAX_SHUTDOWN_GRACE: Duration = Duration::from_secs(3600);
+/// Largest `--config` file.
+pub const CONFIG_FILE_BYTES: u64 = 1024 * 1024;
+/// Pauses in a `--retry-schedule`.
+pub const RETRY_STEPS: usize = 32;
+/// Values of one repeatable setting (`--route`, `--relay-from`, …): each is looked at for every
+/// message or client, and a longer list belongs in DNS.
+pub const SETTING_VALUES: usize = 10_000;
+
+// ── Control ──────────────────────────────────────────────────────────────────────────────────────
+
+/// Connections to the control plane at a time, the local socket and `--control` each.
+pub const CONTROL_CONNECTIONS: usize = 64;
+/// A control connection that neither sends nor takes bytes is closed after this.
+pub const CONTROL_IDLE_WAIT: Duration = Duration::from_secs(60);
+/// Wait for the workers' answer to a control request: past it the caller gets 504.
+pub const CONTROL_REPLY_WAIT: Duration = Duration::from_secs(10);
+/// Most destinations or messages in one answer of the control plane.
+pub const CONTROL_LIST: usize = 10_000;
+/// Largest answer that a local command reads from the control socket.
+pub const CONTROL_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+/// Shortest token for `--control`: 16 characters of base64 are 96 bits, past guessing.
+pub const CONTROL_TOKEN_LEAST: usize = 16;
+/// Largest `--control-token-file`.
+pub const CONTROL_TOKEN_BYTES: u64 = 4096;
 
 const _: () = assert!(COPY_BYTES < COMMIT_BUFFER_BYTES / 2);
 const _: () = assert!(FRAGMENT_BYTES + 64 * 1024 <= COMMIT_BUFFER_BYTES);
@@ -154,3 +304,14 @@ const _: () = assert!(COMMAND_LINE_BYTES < SESSION_BUFFER_BYTES);
 const _: () = assert!(PEER_REPLY_LINE_BYTES < SESSION_BUFFER_BYTES);
 const _: () = assert!(PEER_REPLY_LINE_BYTES <= PEER_REPLY_BYTES);
 const _: () = assert!(PATH_BYTES < COMMAND_LINE_BYTES);
+const _: () = assert!(COMMIT_BUFFER_BYTES < TLS_UNSENT_BYTES);
+// An MX question and then those for its hosts, each with all its tries, fit in a lookup's time.
+const _: () = assert!(2 * (DNS_RETRIES as u64 + 1) * DNS_TRY_WAIT.as_secs() < DNS_LOOKUP_WAIT.as_secs());
+const _: () = assert!(MIN_SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES as u64));
+const _: () =
+    assert!(MIN_SEGMENT_BYTES <= DEFAULT_SEGMENT_BYTES && DEFAULT_SEGMENT_BYTES <= MAX_SEGMENT_BYTES);
+const _: () = assert!(MAX_SEGMENT_BYTES <= u32::MAX as u64);
+const _: () = assert!(DEFAULT_MAX_MESSAGE_BYTES <= MAX_MESSAGE_BYTES);
+const _: () = assert!(DEFAULT_MAX_RECIPIENTS <= MAX_RECIPIENTS);
+// The idle wait must not cut off a request that still waits for the workers.
+const _: () = assert!(CONTROL_REPLY_WAIT.as_secs() < CONTROL_IDLE_WAIT.as_secs());

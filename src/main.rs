@@ -1,1 +1,13 @@
-fn main(){}
+//! The `ringpost` binary: the allocator, and a call into the library.
+//!
+//! Owns: nothing else. Promises: what the program does is in the library, where tests reach it. Must
+//! not: grow.
+
+// The workers allocate and free small things of many sizes, often on different threads; mimalloc
+// keeps both cheap and gives memory back.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    ringpost::cli::main()
+}

@@ -1,0 +1,42 @@
+//! The load tools of ringpost: a source that sends mail, a sink that receives and accounts for it,
+//! and the comparison of the two.
+//!
+//! In the order a message travels: `load` is the source ([`LoadArgs`], [`run_load`]); it sends what
+//! `message` prepares, made recognisable by a `stamp`. `sink` is the receiver ([`SinkArgs`],
+//! [`Sink`], [`run_sink`]). Both measure into a `report`; `check` compares the two ([`reconcile`]).
+//! `command` is both of them as commands with output and signals. Nothing here is shared with the
+//! server: a parser's mistake common to both ends would cancel itself out.
+mod check;
+pub mod clock;
+mod command;
+pub mod cpu;
+mod epoll;
+pub mod limits;
+mod load;
+mod message;
+mod progress;
+mod report;
+mod sink;
+pub mod size;
+mod slots;
+pub mod stamp;
+
+use std::fs::File;
+use std::path::Path;
+
+use anyhow::Context;
+
+pub use check::{Verdict, reconcile, verify_exactly_once};
+pub use command::{load_command, sink_command};
+pub use load::{LoadArgs, run_load};
+pub use progress::{Console, Progress, Silent, Snapshot};
+pub use report::{LoadReport, Percentiles, RunReport, SinkReport, Stages};
+pub use sink::{Sink, SinkArgs, SinkCounters, SinkHandle, run_sink};
+pub use slots::Ranges;
+
+/// Opens a log of delivery names for appending. Every write reaches the kernel at once, so that it
+/// survives the death of any process.
+fn open_log(path: &Path) -> anyhow::Result<File> {
+    let log = File::options().create(true).append(true).open(path);
+    log.with_context(|| format!("cannot write to {}", path.display()))
+}

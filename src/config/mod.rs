@@ -1,27 +1,78 @@
 //! Flags + environment + TOML → one validated [`Config`].
 //!
-//! CONTRACT (to be kept by whoever fills this in; files: size.rs and duration.rs for the value grammars,
-//! cidr.rs, file.rs for the TOML, serve.rs …). Precedence: flag > RINGPOST_… > file > default.
+//! Owns: every setting of the server (its name, default and help stand once, in `setting`), the
+//! grammars of their values, and the rules between them. Promises: precedence is flag over
+//! environment over file over default, for lists too (a list given higher up replaces the one below
+//! it whole); a [`Config`] that exists is valid; every complaint names what was given, where, and
+//! what to write instead. Must not: know of clap (the command line arrives as names and texts), start
+//! anything, or change anything on the machine.
+mod document;
+mod file;
+mod gather;
+pub mod grammar;
+mod inspect;
+mod setting;
+mod system;
+mod validate;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use gather::{Effective, Entry, Given, Origin};
+pub use inspect::{inspect, read_token};
+pub use setting::{Kind, Preset, SETTINGS, Setting};
+pub use system::System;
+
+/// When an accepted message is acknowledged with 250.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Durability {
+    /// Written with data sync: it survives power loss.
     Disk,
+    /// Written without sync: it survives the process, not power loss.
     Os,
+    /// Held in memory only: it survives nothing.
     Memory,
 }
 
-/// A network, `ADDR/BITS`; a bare address is its own network.
+impl Durability {
+    /// The word used on the command line, in metrics and at start-up.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Durability::Disk => "disk",
+            Durability::Os => "os",
+            Durability::Memory => "memory",
+        }
+    }
+}
+
+/// A network, `ADDR/BITS`; a bare address is its own network. No bit is set beyond `bits`, and an
+/// IPv4 network is never written as IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr {
     pub addr: IpAddr,
     pub bits: u8,
 }
 
-/// `--source ADDR,EHLO-NAME`
+impl Cidr {
+    /// Whether `addr` lies in the network. An IPv4 address that arrives mapped into IPv6
+    /// (`::ffff:a.b.c.d`, RFC 4291 §2.5.5.2) counts as the IPv4 address it is.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        let shift = |width: u32| width - u32::from(self.bits);
+        match (self.addr, addr.to_canonical()) {
+            (IpAddr::V4(net), IpAddr::V4(a)) => {
+                (net.to_bits() ^ a.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(net), IpAddr::V6(a)) => {
+                (net.to_bits() ^ a.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `--source ADDR,EHLO-NAME`: the local address of a delivery and the name it greets with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     pub address: IpAddr,
@@ -42,6 +93,7 @@ pub struct Config {
     pub memory_limit_bytes: u64,
     pub relay_from: Vec<Cidr>,
     pub routes: crate::route::RouteTable,
+    /// Empty: the servers of resolv.conf.
     pub dns: Vec<SocketAddr>,
     pub mx_port: u16,
     pub max_message_bytes: u64,
@@ -52,11 +104,21 @@ pub struct Config {
     pub messages_per_connection: u32,
     pub retry_schedule: Vec<Duration>,
     pub max_age: Duration,
+    /// Empty: the kernel picks the address, and the EHLO name is `hostname`.
     pub sources: Vec<Source>,
     pub user: Option<String>,
     pub allow_private_mx: bool,
     pub control: Option<SocketAddr>,
     pub control_token_file: Option<PathBuf>,
+    /// `-` is standard output.
     pub event_log: Option<PathBuf>,
     pub shutdown_grace: Duration,
 }
+
+/// One thing that is wrong, with the remedy, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Problem(pub String);
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,61 @@
 //! The delivery scheduler: which message goes next, where, and when. Pure.
 //!
 //! A **shard** owns the destinations (normalised domains) that hash to it: their queues, limits,
-//! backoff and timers. It is driven by `handle(now, Event) → Actions`; it has no clock, no I/O and
-//! no randomness but the seed it was given. The *home* of a message is the worker whose log holds
-//! it; every connection lives at a home and carries only that home's messages, so bodies never cross
-//! threads. A destination's connection slots are shared out among the homes that have mail for it.
+//! backoff and timers. It is driven by [`Shard::handle`]; it has no clock, no I/O and no randomness
+//! but the seed it was given: the same seed and the same events give the same actions. The *home* of
+//! a message is the worker whose log holds it; every connection lives at a home and carries only
+//! that home's messages, so bodies never cross threads. A destination's connection slots are shared
+//! out among the homes that have mail for it.
 //!
-//! CONTRACT (to be kept by whoever fills this in; split into files: shard.rs, destination.rs, wheel.rs, retry.rs …)
+//! Promises:
+//! - Every event costs O(1) amortised, whatever the backlog and the number of destinations; work
+//!   that concerns many entries is done in batches ([`limits::SCHEDULE_BATCH`](crate::limits)), the
+//!   rest when the timer comes, which [`Shard::next_timer`] then wants at once. What is walked is the
+//!   homes that have mail for one destination; and, rarely, the queue of one destination
+//!   ([`Event::Forget`]) or the table of them ([`Shard::destinations`]).
+//! - An entry is 24 bytes; every entry is ready, deferred or held by exactly one connection.
+//! - A destination never has more than `destination_connections` slots in use, a home never more
+//!   than `connections_per_home`, each counted from Connect until Closed.
+//! - Mail of one destination at one home goes out first in, first out.
+//! - Who has mail and no connection waits at most until one of the connections it competes with asks
+//!   for mail: at once if that one has a sibling or nothing to do, after `limits::CONNECTION_TURN`
+//!   messages if it is its home's only one. They are served in the order in which they began to wait
+//!   (see `slots`).
+//! - `max_age` holds in every state: a deferred entry expires to the second, one that is about to be
+//!   handed out is checked, and ready ones that wait behind limits or a backoff are looked over at
+//!   the earliest expiry among them, at most `limits::EXPIRY_SWEEPS` times per `max_age`.
+//!
+//! Time is wall time, because it is written to the log; a clock that steps back stands still here
+//! until it has caught up. Waits are counted in whole seconds, rounded up.
+//!
+//! Files: `shard` takes the events in, `delivery` hands out mail and takes outcomes, `slots` shares
+//! out connections, `agenda` does the work in batches; beneath them `destination`, `connection`,
+//! `entries`, `deferred` hold the tables, and `wheel`, `timers`, `list`, `retry` are their parts.
+mod agenda;
+mod connection;
+mod deferred;
+mod delivery;
+mod destination;
+mod entries;
+mod list;
+#[cfg(test)]
+mod measure;
+mod retry;
+mod shard;
+#[cfg(test)]
+mod sim;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod wheel;
+
 use std::time::Duration;
 
 use crate::clock::WallTime;
 use crate::mail::address::Domain;
+
+pub use shard::{Shard, shard_of};
 
 /// One message's part for one destination: `slot` is the home's name for the message, `part` the
 /// index of the destination within it (as `Envelope::destinations` counts).
@@ -44,28 +89,44 @@ pub struct ShardConfig {
 
 #[derive(Clone, Debug)]
 pub enum Event<'a> {
-    /// New or recovered mail. `due` in the past means now. `expires_from` is the acceptance time.
-    Enqueue { destination: &'a Domain, entry: Entry, recipients: u16, attempts: u8, received_at: WallTime, due: WallTime },
-    /// The connection has greeted and may carry mail; asks for up to `room` entries.
+    /// New or recovered mail. `due` in the past means now; `received_at` is the acceptance time, from which
+    /// `max_age` counts. `entry.home` is below `ShardConfig::homes`; an entry is enqueued once.
+    Enqueue {
+        destination: &'a Domain,
+        entry: Entry,
+        recipients: u16,
+        attempts: u8,
+        received_at: WallTime,
+        due: WallTime,
+    },
+    /// The connection has greeted and may carry mail; asks for up to `room` entries beyond those it holds. The
+    /// last request counts: entries handed out are taken off it, a new Want replaces it, a Returned ends it.
     Want { conn: ConnId, room: u8 },
     /// Every recipient of the part is finished (delivered or failed).
     Finished { conn: ConnId, entry: Entry },
     /// Some recipients are still pending: counts an attempt, schedules the next; answered with
     /// `Action::Deferred` (so the home can log the next time) or `Action::Expired`.
     Deferred { conn: ConnId, entry: Entry, recipients_left: u16 },
-    /// Handed out but never attempted (the connection died first): back to the front, no attempt counted.
+    /// Handed out but never attempted (the connection died first): back to the front, no attempt
+    /// counted. The connection gets no more mail unless it asks again. The one handed out last is to be
+    /// returned first, so that they keep their order.
     Returned { conn: ConnId, entry: Entry },
-    /// Connecting, greeting or DNS failed before any mail could be sent. `permanent` (e.g. NXDOMAIN, null MX) is
-    /// answered with `Action::Fail` for every queued entry of the destination; otherwise one entry... the
-    /// destination backs off and its due entries are deferred (attempt counted) with `Action::Deferred`.
+    /// Connecting, greeting or DNS failed before any mail could be sent; the connection is gone. `permanent`
+    /// (e.g. NXDOMAIN, null MX) is answered with `Action::Fail` for every entry that is queued for the
+    /// destination until that is done. Otherwise, if no connection of the destination works, it backs off as
+    /// a whole and its ready entries are deferred (attempt counted) with `Action::Deferred`; afterwards it is
+    /// probed with one connection until one greets. If some work, no new one is opened for a short time.
     ConnectFailed { conn: ConnId, permanent: bool },
-    /// Could not even try (DNS queue full, local resource): try again shortly, no attempt counted.
+    /// Could not even try (DNS queue full, local resource); the connection is gone. Tried again shortly, no
+    /// attempt counted.
     ConnectPutOff { conn: ConnId },
-    /// The close is confirmed: the slot is free. Entries it still held were Returned/Deferred/Finished before.
+    /// The close is confirmed: the slot is free. Entries it still held were Returned/Deferred/Finished before;
+    /// any that was not counts as Returned.
     Closed { conn: ConnId },
     /// The timer asked for by `next_timer` is due (harmless if early).
     Timer,
-    /// Operator: make all deferred mail of the destination (or of all) due now.
+    /// Operator: make all deferred mail of the destination (or of all) due now and end its backoff. A
+    /// destination that was failing is probed with one connection first.
     Retry { destination: Option<&'a Domain> },
     /// The message was removed, or is held: forget this entry wherever it waits (no-op when in flight).
     Forget { entry: Entry, destination: &'a Domain },
@@ -77,9 +138,9 @@ pub enum Action {
     Connect { home: u8, conn: ConnId, destination: Domain },
     /// Deliver over this open connection.
     Deliver { home: u8, conn: ConnId, entry: Entry },
-    /// No more mail for this connection: QUIT, close, then report Closed.
+    /// No more mail for this connection: when what it holds is accounted for, QUIT, close, then report Closed.
     Close { home: u8, conn: ConnId },
-    /// The attempt counted; next attempt at `next`. `attempts` so far.
+    /// The attempt counted; next attempt at `next` (or expiry, if that comes first). `attempts` so far.
     Deferred { entry: Entry, attempts: u8, next: WallTime },
     /// Older than max_age: the home fails the pending recipients (with the last reply it knows).
     Expired { entry: Entry },
@@ -111,38 +172,4 @@ pub struct DestinationStats {
     pub next: Option<WallTime>,
     /// Set while the destination as a whole backs off.
     pub backoff_until: Option<WallTime>,
-}
-
-pub struct Shard {
-    _private: (),
-}
-
-impl Shard {
-    pub fn new(config: ShardConfig) -> Shard {
-        let _ = config;
-        unimplemented!()
-    }
-    /// Appends what is to be done to `actions` (never clears it).
-    pub fn handle(&mut self, now: WallTime, event: Event<'_>, actions: &mut Vec<Action>) {
-        let _ = (now, event, actions);
-        unimplemented!()
-    }
-    /// When `Event::Timer` should come next, if anything waits for time.
-    pub fn next_timer(&self) -> Option<WallTime> {
-        unimplemented!()
-    }
-    pub fn stats(&self) -> ShardStats {
-        unimplemented!()
-    }
-    /// Up to `limit` destinations with mail, most entries first.
-    pub fn destinations(&self, limit: usize) -> Vec<DestinationStats> {
-        let _ = limit;
-        unimplemented!()
-    }
-}
-
-/// The shard that owns a destination. A fixed hash (not seeded): the same on every run.
-pub fn shard_of(destination: &Domain, shards: usize) -> usize {
-    let _ = (destination, shards);
-    unimplemented!()
 }

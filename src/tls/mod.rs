@@ -1,61 +1,145 @@
 //! rustls as bytes-to-bytes, between ring and session. Sans-IO.
 //!
-//! CONTRACT (to be kept by whoever fills this in)
+//! Owns: the two configurations, [`ClientTls`] for deliveries and [`ServerTls`] for listeners, and
+//! [`TlsStream`], one connection of either. Promises: TLS 1.2 and 1.3 only (RFC 8996); whatever a peer
+//! sends gives bytes or an error, never a panic; what waits to be sent is bounded by
+//! `limits::TLS_UNSENT_BYTES`. Must not: touch sockets, or decide whether mail may go in the clear
+//! when TLS fails (the delivery's policy does).
+use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Client configuration shared by all outbound connections: TLS 1.2+, opportunistic (the certificate
-/// is not verified: RFC 7435; verification arrives with TLS policy).
-#[derive(Clone)]
-pub struct ClientTls {
-    _private: Arc<()>,
-}
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::NoServerSessionStorage;
+use rustls::{
+    ALL_VERSIONS, ClientConfig, ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
+};
 
-/// One TLS connection. Feed ciphertext, take plaintext; feed plaintext, take ciphertext.
-pub struct TlsStream {
-    _private: (),
-}
+use crate::limits;
 
-#[derive(Debug, thiserror::Error)]
+mod opportunistic;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use stream::TlsStream;
+
+/// rustls counts what its client remembers in tickets, eight to a host.
+const TICKETS_PER_HOST: usize = 8;
+
+/// What rustls found wrong: with the peer's bytes, a certificate, or a name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("TLS: {0}")]
 pub struct TlsError(pub String);
 
-impl ClientTls {
-    pub fn opportunistic() -> ClientTls {
-        unimplemented!()
-    }
-    /// `name` is the MX host name (SNI; left out for an address).
-    pub fn connect(&self, name: &str) -> Result<TlsStream, TlsError> {
-        let _ = name;
-        unimplemented!()
+impl TlsError {
+    fn of(error: impl std::fmt::Display) -> TlsError {
+        TlsError(error.to_string())
     }
 }
 
-impl TlsStream {
-    /// Takes all of `input` (ciphertext); appends decrypted bytes to `plain`. After an error, what
-    /// [`TlsStream::take_output`] yields (the alert) should still be sent. Returns true once the peer has sent close_notify.
-    pub fn receive(&mut self, input: &[u8], plain: &mut Vec<u8>) -> Result<bool, TlsError> {
-        let _ = (input, plain);
-        unimplemented!()
+/// Client configuration shared by all outbound connections: TLS 1.2+, opportunistic (the certificate
+/// is not verified: RFC 7435; verification arrives with TLS policy). Clones share one memory of
+/// sessions, so that a second connection to a host resumes the first one's.
+#[derive(Clone)]
+pub struct ClientTls {
+    config: Arc<ClientConfig>,
+}
+
+impl ClientTls {
+    /// Encrypts to whoever answers: protection against reading along, not against an impostor.
+    pub fn opportunistic() -> ClientTls {
+        ClientTls::with_versions(ALL_VERSIONS)
     }
-    /// Encrypts `plain`; the ciphertext comes from `take_output`.
-    pub fn send(&mut self, plain: &[u8]) -> Result<(), TlsError> {
-        let _ = plain;
-        unimplemented!()
+
+    fn with_versions(versions: &[&'static SupportedProtocolVersion]) -> ClientTls {
+        let provider = provider();
+        let verifier = Arc::new(opportunistic::AcceptAnyone::new(&provider));
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("the provider has suites for every version")
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        config.resumption = Resumption::in_memory_sessions(limits::TLS_SESSION_HOSTS * TICKETS_PER_HOST);
+        ClientTls { config: Arc::new(config) }
     }
-    /// Appends pending ciphertext (handshake, records, alerts) to `out`.
-    pub fn take_output(&mut self, out: &mut Vec<u8>) {
-        let _ = out;
-        unimplemented!()
+
+    /// Begins a connection; its first flight waits in [`TlsStream::take_output`].
+    ///
+    /// `name` is the MX host name, which goes out as SNI (RFC 6066 §3), or an address, with or without
+    /// the brackets of a literal, which does not. Any other text is an error.
+    pub fn connect(&self, name: &str) -> Result<TlsStream, TlsError> {
+        let connection =
+            ClientConnection::new(Arc::clone(&self.config), server_name(name)?).map_err(TlsError::of)?;
+        Ok(TlsStream::new(connection.into()))
     }
-    pub fn is_handshaking(&self) -> bool {
-        unimplemented!()
+}
+
+/// `name` as rustls wants it: an address is never sent as SNI.
+fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    let literal = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+    let bare = match literal.get(..5) {
+        Some(tag) if tag.eq_ignore_ascii_case("ipv6:") => &literal[5..],
+        _ => literal,
+    };
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(ServerName::IpAddress(address.into()));
     }
-    /// Queues close_notify.
-    pub fn close(&mut self) {
-        unimplemented!()
+    let host = name.strip_suffix('.').unwrap_or(name);
+    ServerName::try_from(host.to_owned()).map_err(TlsError::of)
+}
+
+/// Server configuration shared by the connections of all listeners. To change certificates, make
+/// another and use it for new connections; those under way keep theirs.
+#[derive(Clone)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+}
+
+impl ServerTls {
+    /// From a PEM chain, the server's own certificate first, and the PEM private key (PKCS #8, PKCS #1
+    /// or SEC 1). An error says which of the two is wrong, or that they do not belong together.
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<ServerTls, TlsError> {
+        ServerTls::with_versions(chain, key, ALL_VERSIONS)
     }
-    /// Protocol and cipher for events, e.g. `TLSv1.3 TLS_AES_256_GCM_SHA384`; none before the handshake ends.
-    pub fn description(&self) -> Option<String> {
-        unimplemented!()
+
+    fn with_versions(
+        chain: &[u8],
+        key: &[u8],
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Result<ServerTls, TlsError> {
+        let certificates = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| TlsError(format!("the certificate chain is not PEM: {e}")))?;
+        if certificates.is_empty() {
+            return Err(TlsError("the certificate chain holds no CERTIFICATE block".into()));
+        }
+        let key = PrivateKeyDer::from_pem_slice(key)
+            .map_err(|e| TlsError(format!("the private key is not a PEM key: {e}")))?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)
+            .map_err(TlsError::of)?
+            .with_no_client_auth()
+            .with_single_cert(certificates, key)
+            .map_err(|e| TlsError(format!("certificate and private key cannot be used: {e}")))?;
+        // Tickets keep sessions at the client, so that the server keeps none; one is enough for a
+        // client that reuses its connection.
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::of)?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 1;
+        Ok(ServerTls { config: Arc::new(config) })
     }
+
+    /// Begins the server's side of a connection.
+    pub fn accept(&self) -> Result<TlsStream, TlsError> {
+        let connection = ServerConnection::new(Arc::clone(&self.config)).map_err(TlsError::of)?;
+        Ok(TlsStream::new(connection.into()))
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
 }

@@ -1,0 +1,85 @@
+//! Source and sink as commands: progress on standard error, the report on standard output, signals.
+//!
+//! Owns: what `ringpost load` and `ringpost sink` print and how they end. Promises: a first SIGINT or
+//! SIGTERM ends the run in order, with its report; a second one ends the process. Must not: measure.
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::load::{LoadArgs, run_load};
+use crate::progress::Console;
+use crate::sink::{SinkArgs, run_sink};
+
+/// Exit status of a process that SIGINT ended, as shells count it.
+const INTERRUPTED: i32 = 130;
+
+/// `ringpost load`: runs the source and prints its report. The status is a failure when the run
+/// ended early by an error, or nothing was accepted.
+pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
+    raise_descriptor_limit();
+    let console = Console::new(stop_on_signals()?);
+    let report = run_load(args, &console);
+    console.finish();
+    let report = report?;
+    print(args.json, &report)?;
+    let is_good = report.failure.is_none() && (report.accepted > 0 || args.messages == Some(0));
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `ringpost sink`: runs the sink until it is told to stop and prints its report. The status is a
+/// failure when mail arrived twice or damaged.
+pub fn sink_command(args: &SinkArgs) -> anyhow::Result<ExitCode> {
+    raise_descriptor_limit();
+    let console = Console::new(stop_on_signals()?);
+    let listening =
+        |addrs: &[SocketAddr]| addrs.iter().for_each(|addr| eprintln!("sink listening on {addr}"));
+    let report = run_sink(args, &console, listening);
+    console.finish();
+    let report = report?;
+    print(args.json, &report)?;
+    let is_good = report.duplicates == 0 && report.corrupt == 0;
+    Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print<R: Serialize + std::fmt::Display>(json: bool, report: &R) -> anyhow::Result<()> {
+    let text = if json { serde_json::to_string(report)? + "\n" } else { report.to_string() };
+    std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).context("cannot print the report")
+}
+
+/// Allows as many connections as the hard limit does. Where that fails the soft limit stays, and
+/// running into it is reported when it happens.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+}
+
+/// A flag that the first SIGINT or SIGTERM sets.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = stop.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut interrupt, mut terminate) = {
+        let _guard = runtime.enter();
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                if flag.swap(true, Ordering::Relaxed) {
+                    std::process::exit(INTERRUPTED);
+                }
+            }
+        });
+    })?;
+    Ok(stop)
+}

@@ -1,0 +1,433 @@
+//! One SMTP session of the source: replies in, commands and messages out.
+//!
+//! Owns: the state of one connection. Promises: with PIPELINING (RFC 2920) the commands of the next
+//! message leave in the same write as the body before, so that a message costs one write and one
+//! read; without it, nothing is sent before the last command is answered. Whatever a server answers,
+//! each message ends as accepted, rejected, unknown or given back. Must not: touch sockets or read
+//! clocks.
+use std::collections::VecDeque;
+
+use crate::load::plan::{Message, Next, Plan, Supply};
+use crate::load::replies::{BadReply, Line, Replies};
+use crate::load::stats::{Kind, Stats};
+use crate::stamp;
+
+/// A command that was sent and whose reply is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    Greeting,
+    Ehlo,
+    Helo,
+    Mail,
+    /// The recipient's number within the message.
+    Rcpt(u32),
+    Data,
+    /// The final reply to a message.
+    Body,
+    /// The final reply to the empty message that closes a transaction without valid recipients.
+    Nothing,
+    Rset,
+    Quit,
+}
+
+impl Awaited {
+    fn command(self) -> &'static str {
+        match self {
+            Awaited::Greeting => "greeting",
+            Awaited::Ehlo => "ehlo",
+            Awaited::Helo => "helo",
+            Awaited::Mail => "mail",
+            Awaited::Rcpt(_) => "rcpt",
+            Awaited::Data => "data",
+            Awaited::Body | Awaited::Nothing => "end of data",
+            Awaited::Rset => "rset",
+            Awaited::Quit => "quit",
+        }
+    }
+}
+
+/// Why a session cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// QUIT was answered: all is done.
+    Quit,
+    /// The server closes with 421 (RFC 5321 §3.8).
+    Closing,
+    /// The server does not want us: greeting or EHLO refused.
+    Unwelcome,
+    /// The server speaks something else.
+    BadReply,
+}
+
+impl From<BadReply> for Ending {
+    fn from(_: BadReply) -> Ending {
+        Ending::BadReply
+    }
+}
+
+/// A message on its way.
+#[derive(Default)]
+struct Transaction {
+    message: Option<Message>,
+    /// When MAIL was sent, and later when the final dot was, in run time.
+    sent_us: u64,
+    /// When the message counts as begun.
+    begun_us: u64,
+    is_refused: bool,
+    /// Recipients the server took.
+    taken: Vec<u32>,
+}
+
+/// A message's body that is to be written, from `cursor` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Body {
+    pub number: u64,
+    /// The stamp's time in run time.
+    pub stamp_us: u64,
+    pub cursor: usize,
+}
+
+/// What is to be written: the body first, then the commands.
+#[derive(Default)]
+pub struct Outgoing {
+    pub body: Option<Body>,
+    pub commands: Vec<u8>,
+}
+
+impl Outgoing {
+    pub fn is_empty(&self) -> bool {
+        self.body.is_none() && self.commands.is_empty()
+    }
+    /// Takes note that the next `sent` bytes were written; a body has `body_bytes`.
+    pub fn advance(&mut self, mut sent: usize, body_bytes: usize) {
+        if let Some(body) = &mut self.body {
+            let of_body = sent.min(body_bytes - body.cursor);
+            body.cursor += of_body;
+            sent -= of_body;
+            if body.cursor == body_bytes {
+                self.body = None;
+            }
+        }
+        self.commands.drain(..sent);
+    }
+}
+
+/// What a session works with: shared by the connections of a thread.
+pub struct Desk {
+    pub plan: Plan,
+    pub supply: Supply,
+    pub stats: Stats,
+    /// Names of deliveries acknowledged since this was last written; kept only with `keeps_log`.
+    pub acked: Vec<u8>,
+    pub keeps_log: bool,
+}
+
+/// The sans-IO state of one connection.
+pub struct Session {
+    replies: Replies,
+    awaited: VecDeque<Awaited>,
+    /// The message whose MAIL, RCPT and DATA are under way.
+    envelope: Transaction,
+    /// The message whose body was handed out and whose final reply is due.
+    body: Transaction,
+    pub out: Outgoing,
+    pipelines: bool,
+    takes_size: bool,
+    begun: u64,
+    /// A message of this connection was accepted.
+    pub was_fruitful: bool,
+    opened_us: u64,
+}
+
+impl Session {
+    /// A session whose connection is not open.
+    pub fn new() -> Session {
+        Session {
+            replies: Replies::default(),
+            awaited: VecDeque::new(),
+            envelope: Transaction::default(),
+            body: Transaction::default(),
+            out: Outgoing::default(),
+            pipelines: false,
+            takes_size: false,
+            begun: 0,
+            was_fruitful: false,
+            opened_us: 0,
+        }
+    }
+    /// Begins a new connection, whose greeting is due. [`Session::end`] has settled the last one.
+    pub fn open(&mut self, now_us: u64) {
+        self.awaited.push_back(Awaited::Greeting);
+        (self.pipelines, self.takes_size) = (false, false);
+        (self.begun, self.was_fruitful, self.opened_us) = (0, false, now_us);
+    }
+    /// Nothing is due or to be written: the session waits for a message.
+    pub fn is_idle(&self) -> bool {
+        self.awaited.is_empty() && self.out.is_empty()
+    }
+    /// Only the goodbye is missing.
+    pub fn is_leaving(&self) -> bool {
+        self.awaited.front() == Some(&Awaited::Quit)
+    }
+    /// Takes bytes from the server; [`Session::out`] then holds what to write.
+    pub fn feed(&mut self, input: &[u8], now_us: u64, desk: &mut Desk) -> Result<(), Ending> {
+        let mut replies = std::mem::take(&mut self.replies);
+        let result = replies.feed(input, |line| self.line(line, now_us, desk));
+        self.replies = replies;
+        if result == Err(Ending::BadReply) {
+            desk.stats.error(Kind::BadReply, input);
+        }
+        result
+    }
+    /// Begins the next message if there is one and room for it; otherwise says goodbye when there
+    /// will be none.
+    pub fn begin(&mut self, now_us: u64, desk: &mut Desk) {
+        if self.envelope.message.is_some() || self.awaited.contains(&Awaited::Quit) {
+            return;
+        }
+        let next = if self.begun >= desk.plan.messages_per_connection {
+            Next::Done
+        } else {
+            desk.supply.next(now_us)
+        };
+        match next {
+            Next::Later(_) => {}
+            Next::Done => self.send(b"QUIT\r\n", Awaited::Quit),
+            Next::Message(message) => {
+                self.begun += 1;
+                self.envelope.message = Some(message);
+                self.envelope.sent_us = now_us;
+                self.envelope.begun_us = message.intended_us.unwrap_or(now_us);
+                self.envelope.is_refused = false;
+                self.envelope.taken.clear();
+                self.send_mail(&desk.plan);
+                if self.pipelines {
+                    for recipient in 0..desk.plan.recipients {
+                        self.send_rcpt(recipient, &desk.plan);
+                    }
+                    self.send(b"DATA\r\n", Awaited::Data);
+                }
+            }
+        }
+    }
+    /// Settles what the connection leaves behind: gives back what was not sent in full, counts as
+    /// unknown what was.
+    pub fn end(&mut self, desk: &mut Desk) {
+        if let Some(message) = self.envelope.message.take() {
+            desk.supply.give_back(message);
+        }
+        if let Some(message) = self.body.message.take() {
+            if self.out.body.is_some() {
+                desk.supply.give_back(message);
+            } else {
+                desk.stats.unknown += 1;
+                for &recipient in &self.body.taken {
+                    desk.stats.unresolved.insert(slot(message, recipient, &desk.plan));
+                }
+            }
+        }
+        self.awaited.clear();
+        self.replies.reset();
+        self.out.body = None;
+        self.out.commands.clear();
+    }
+    fn line(&mut self, line: Line<'_>, now_us: u64, desk: &mut Desk) -> Result<(), Ending> {
+        let Some(&awaited) = self.awaited.front() else {
+            desk.stats.error(Kind::Reply { command: "unasked", code: line.code }, line.text);
+            return Err(if line.code == 421 { Ending::Closing } else { Ending::BadReply });
+        };
+        if awaited == Awaited::Ehlo && line.code == 250 {
+            self.extension(line.text, &desk.plan);
+        }
+        if !line.is_last {
+            return Ok(());
+        }
+        self.awaited.pop_front();
+        let is_good = if awaited == Awaited::Data { line.code == 354 } else { line.code / 100 == 2 };
+        // What follows from an earlier refusal of the same transaction says nothing new.
+        let is_consequence = match awaited {
+            Awaited::Rcpt(_) => self.envelope.is_refused,
+            Awaited::Data => self.envelope.is_lost(),
+            Awaited::Nothing => true,
+            _ => false,
+        };
+        if !is_good && !is_consequence {
+            desk.stats.error(Kind::Reply { command: awaited.command(), code: line.code }, line.text);
+        }
+        if line.code == 421 {
+            if awaited == Awaited::Body {
+                // This is a reply to the message, and a refusal: it can be sent again.
+                self.body.message.take().into_iter().for_each(|message| desk.supply.give_back(message));
+            }
+            return Err(Ending::Closing);
+        }
+        match awaited {
+            Awaited::Greeting if is_good => {
+                desk.stats.connect.record(now_us - self.opened_us);
+                self.send(b"EHLO load.ringpost.invalid\r\n", Awaited::Ehlo);
+            }
+            Awaited::Ehlo if !is_good => self.send(b"HELO load.ringpost.invalid\r\n", Awaited::Helo),
+            Awaited::Greeting | Awaited::Helo if !is_good => return Err(Ending::Unwelcome),
+            Awaited::Quit => return Err(Ending::Quit),
+            Awaited::Mail | Awaited::Rcpt(_) | Awaited::Data => {
+                self.envelope_reply(awaited, is_good, now_us, desk)?;
+            }
+            Awaited::Body => {
+                self.body_reply(is_good, now_us, desk);
+                self.begin(now_us, desk);
+            }
+            Awaited::Greeting | Awaited::Ehlo | Awaited::Helo | Awaited::Nothing | Awaited::Rset => {
+                self.begin(now_us, desk);
+            }
+        }
+        Ok(())
+    }
+    fn extension(&mut self, text: &[u8], plan: &Plan) {
+        let keyword = text.split(|&c| c == b' ').next().unwrap_or_default();
+        if keyword.eq_ignore_ascii_case(b"PIPELINING") {
+            self.pipelines = plan.may_pipeline;
+        } else if keyword.eq_ignore_ascii_case(b"SIZE") {
+            self.takes_size = true;
+        }
+    }
+    fn envelope_reply(
+        &mut self,
+        awaited: Awaited,
+        is_good: bool,
+        now_us: u64,
+        desk: &mut Desk,
+    ) -> Result<(), Ending> {
+        let waited_us = now_us - self.envelope.sent_us;
+        match awaited {
+            Awaited::Mail => {
+                desk.stats.mail.record(waited_us);
+                self.envelope.is_refused = !is_good;
+            }
+            Awaited::Rcpt(recipient) => {
+                desk.stats.rcpt.record(waited_us);
+                if is_good {
+                    self.envelope.taken.push(recipient);
+                }
+            }
+            _ if is_good => return self.send_body(now_us, desk),
+            _ => {
+                self.refuse(desk);
+                return Ok(());
+            }
+        }
+        if self.pipelines {
+            return Ok(());
+        }
+        self.envelope.sent_us = now_us;
+        let next = match awaited {
+            Awaited::Rcpt(recipient) => recipient + 1,
+            _ => 0,
+        };
+        if self.envelope.is_refused || (next == desk.plan.recipients && self.envelope.taken.is_empty()) {
+            self.refuse(desk);
+        } else if next < desk.plan.recipients {
+            self.send_rcpt(next, &desk.plan);
+        } else {
+            self.send(b"DATA\r\n", Awaited::Data);
+        }
+        Ok(())
+    }
+    /// The message was refused before its body: clear the transaction and go on after that.
+    fn refuse(&mut self, desk: &mut Desk) {
+        self.envelope.message = None;
+        desk.stats.rejected += 1;
+        self.send(b"RSET\r\n", Awaited::Rset);
+    }
+    fn send_body(&mut self, now_us: u64, desk: &mut Desk) -> Result<(), Ending> {
+        // 354 is an answer to a command that was written, and written after the last body's reply.
+        if !self.out.is_empty() || self.body.message.is_some() {
+            return Err(Ending::BadReply);
+        }
+        if self.envelope.is_lost() {
+            // RFC 2920 §3.1: a server may accept DATA although it took no recipient; then nothing
+            // but the end may be sent.
+            self.envelope.message = None;
+            desk.stats.rejected += 1;
+            self.send(b".\r\n", Awaited::Nothing);
+            return Ok(());
+        }
+        std::mem::swap(&mut self.envelope, &mut self.body);
+        self.envelope.message = None;
+        let message = self.body.message.expect("DATA is awaited only while a message is under way");
+        self.body.sent_us = now_us;
+        let stamp_us = message.intended_us.unwrap_or(now_us);
+        self.out.body = Some(Body { number: message.number, stamp_us, cursor: 0 });
+        self.awaited.push_back(Awaited::Body);
+        if self.pipelines {
+            self.begin(now_us, desk);
+        }
+        Ok(())
+    }
+    fn body_reply(&mut self, is_good: bool, now_us: u64, desk: &mut Desk) {
+        let Some(message) = self.body.message.take() else { return };
+        let stats = &mut desk.stats;
+        stats.data.record(now_us - self.body.sent_us);
+        if !is_good {
+            stats.rejected += 1;
+            return;
+        }
+        stats.accepted += 1;
+        stats.whole.record(now_us.saturating_sub(self.body.begun_us));
+        stats.last_accept_us = now_us;
+        self.was_fruitful = true;
+        for &recipient in &self.body.taken {
+            stats.acknowledged.insert(slot(message, recipient, &desk.plan));
+            if desk.keeps_log {
+                let plan = &desk.plan;
+                stamp::push_delivery(plan.run, message.number, recipient, plan.recipients, &mut desk.acked);
+                desk.acked.push(b'\n');
+            }
+        }
+    }
+    fn send_mail(&mut self, plan: &Plan) {
+        let commands = &mut self.out.commands;
+        commands.extend_from_slice(b"MAIL FROM:<");
+        commands.extend_from_slice(plan.from.as_bytes());
+        commands.push(b'>');
+        if self.takes_size {
+            commands.extend_from_slice(b" SIZE=");
+            stamp::push_decimal(plan.size, commands);
+        }
+        self.send(b"\r\n", Awaited::Mail);
+    }
+    fn send_rcpt(&mut self, recipient: u32, plan: &Plan) {
+        let number = self.envelope.message.map_or(0, |message| message.number);
+        let commands = &mut self.out.commands;
+        commands.extend_from_slice(b"RCPT TO:<r");
+        stamp::push_decimal(u64::from(recipient), commands);
+        commands.push(b'@');
+        match plan.domains {
+            None => commands.extend_from_slice(plan.to_domain.as_bytes()),
+            Some(domains) => {
+                let delivery = number.wrapping_mul(u64::from(plan.recipients)) + u64::from(recipient);
+                commands.push(b'd');
+                stamp::push_decimal(delivery % u64::from(domains), commands);
+                commands.extend_from_slice(b".test");
+            }
+        }
+        self.send(b">\r\n", Awaited::Rcpt(recipient));
+    }
+    fn send(&mut self, text: &[u8], awaited: Awaited) {
+        self.out.commands.extend_from_slice(text);
+        self.awaited.push_back(awaited);
+    }
+}
+
+impl Transaction {
+    /// Nothing can come of it: the sender or every recipient was refused.
+    fn is_lost(&self) -> bool {
+        self.is_refused || self.taken.is_empty()
+    }
+}
+
+fn slot(message: Message, recipient: u32, plan: &Plan) -> u64 {
+    message.number * u64::from(plan.recipients) + u64::from(recipient)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! Live progress of a source or a sink.
+//!
+//! Owns: the [`Progress`] callback, and [`Console`], which shows it on standard error: a moving line
+//! on a terminal, one plain line per second elsewhere. Promises: standard output stays free for the
+//! report. Must not: be called per message.
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::limits;
+
+/// How far a source or a sink has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Snapshot {
+    pub elapsed: Duration,
+    /// Messages accepted (source) or taken (sink).
+    pub messages: u64,
+    /// Messages there will be, where that is known.
+    pub total: Option<u64>,
+    /// Content bytes of these messages.
+    pub bytes: u64,
+    /// What went wrong: rejected and unknown (source); duplicate and corrupt (sink).
+    pub troubled: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// CPU of the threads that do the work.
+    pub cpu: Duration,
+}
+
+/// Told how a run goes, about ten times a second, and asked whether it should end.
+pub trait Progress: Sync {
+    fn update(&self, snapshot: &Snapshot);
+    /// True ends the run: no new message is begun, what is in flight is finished.
+    fn stopped(&self) -> bool {
+        false
+    }
+}
+
+/// Shows nothing and never stops.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn update(&self, _: &Snapshot) {}
+}
+
+/// Shows progress on standard error.
+pub struct Console {
+    bar: Option<ProgressBar>,
+    plain: Mutex<Plain>,
+    stop: Arc<AtomicBool>,
+}
+
+struct Plain {
+    printed_at: Instant,
+    last: Snapshot,
+}
+
+impl Console {
+    /// A display that ends the run when `stop` becomes true.
+    pub fn new(stop: Arc<AtomicBool>) -> Console {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")
+                .expect("the template is valid");
+            bar.set_style(style);
+            bar
+        });
+        let plain = Mutex::new(Plain { printed_at: Instant::now(), last: Snapshot::default() });
+        Console { bar, plain, stop }
+    }
+    /// Removes the moving line.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for Console {
+    fn update(&self, now: &Snapshot) {
+        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        let every = if self.bar.is_some() { limits::PUBLISH_EVERY * 2 } else { Duration::from_secs(1) };
+        if plain.printed_at.elapsed() < every {
+            return;
+        }
+        let text = line(&plain.last, now);
+        *plain = Plain { printed_at: Instant::now(), last: *now };
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(text);
+                bar.tick();
+            }
+            // Progress that cannot be written is no reason to end a run.
+            None => drop(writeln!(std::io::stderr(), "{:5.0} s  {text}", now.elapsed.as_secs_f64())),
+        }
+    }
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn line(last: &Snapshot, now: &Snapshot) -> String {
+    let seconds = (now.elapsed.saturating_sub(last.elapsed)).as_secs_f64().max(1e-3);
+    let rate = now.messages.saturating_sub(last.messages) as f64 / seconds;
+    let total = now.total.map(|total| format!(" of {total}")).unwrap_or_default();
+    let cpu = now.cpu.as_secs_f64() * 1e6 / now.messages.max(1) as f64;
+    format!(
+        "{}{total} messages  {rate:.0}/s  {:.1} MB  {} connections  {} troubled  {cpu:.1} µs CPU each",
+        now.messages,
+        now.bytes as f64 / 1e6,
+        now.connections,
+        now.troubled
+    )
+}

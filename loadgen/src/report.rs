@@ -1,0 +1,275 @@
+//! What a run has found out, as data and as text.
+//!
+//! Owns: [`LoadReport`], [`SinkReport`] and their percentiles. Promises: every number is defined
+//! where it stands; the JSON form can be read back, so that a source and a sink in different
+//! processes can be compared. Must not: decide whether a run was good (`check` does).
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use crate::slots::Ranges;
+
+/// Longest latency told apart: an hour. Longer ones count as an hour.
+const HIGHEST_US: u64 = 3_600_000_000;
+
+/// Durations in microseconds, three digits exact.
+#[derive(Clone, Debug)]
+pub struct Latency(Histogram<u64>);
+
+impl Default for Latency {
+    fn default() -> Latency {
+        Latency(Histogram::new_with_bounds(1, HIGHEST_US, 3).expect("the bounds are valid"))
+    }
+}
+
+impl Latency {
+    pub fn record(&mut self, us: u64) {
+        self.0.saturating_record(us);
+    }
+    pub fn merge(&mut self, other: &Latency) {
+        self.0.add(&other.0).expect("both have the same bounds");
+    }
+    pub fn percentiles(&self) -> Percentiles {
+        Percentiles {
+            count: self.0.len(),
+            mean_us: self.0.mean(),
+            p50_us: self.0.value_at_quantile(0.5),
+            p90_us: self.0.value_at_quantile(0.9),
+            p99_us: self.0.value_at_quantile(0.99),
+            p999_us: self.0.value_at_quantile(0.999),
+            max_us: self.0.max(),
+        }
+    }
+}
+
+/// A distribution of durations in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Percentiles {
+    pub count: u64,
+    pub mean_us: f64,
+    pub p50_us: u64,
+    pub p90_us: u64,
+    pub p99_us: u64,
+    pub p999_us: u64,
+    pub max_us: u64,
+}
+
+impl fmt::Display for Percentiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |us: u64| {
+            let text = match us {
+                0..1_000 => format!("{us} µs"),
+                1_000..1_000_000 => format!("{:.2} ms", us as f64 / 1e3),
+                _ => format!("{:.2} s", us as f64 / 1e6),
+            };
+            format!("{text:>10}")
+        };
+        let [p50, p90, p99, p999, max] =
+            [self.p50_us, self.p90_us, self.p99_us, self.p999_us, self.max_us].map(text);
+        write!(f, "{p50} {p90} {p99} {p999} {max}")
+    }
+}
+
+/// Latencies of the source by stage. With pipelining MAIL, RCPT and DATA leave together with the
+/// message before, so their replies also wait for that message's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stages {
+    /// From opening the connection to the greeting.
+    pub connect: Percentiles,
+    /// From MAIL to its reply.
+    pub mail: Percentiles,
+    /// From RCPT to its reply.
+    pub rcpt: Percentiles,
+    /// From the terminating dot to the final reply.
+    pub data: Percentiles,
+    /// From MAIL (at a fixed rate: from the intended time) to the final reply, of accepted messages.
+    pub whole: Percentiles,
+}
+
+/// What the load source reports.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Identity of the run, as it stands in message names.
+    pub run: String,
+    pub target: String,
+    pub seed: u64,
+    pub recipients_per_message: u32,
+    /// Messages answered with 2xx after their final dot.
+    pub accepted: u64,
+    /// Recipients of accepted messages the server had taken.
+    pub accepted_recipients: u64,
+    /// Messages refused at MAIL, at every RCPT, at DATA or after the dot.
+    pub rejected: u64,
+    /// Messages sent in full whose final reply was never seen: they may or may not arrive.
+    pub unknown: u64,
+    /// Messages begun and given up without their final dot sent: they cannot arrive.
+    pub unsent: u64,
+    pub connections: u64,
+    /// Content bytes of accepted messages, dots unstuffed.
+    pub bytes: u64,
+    /// From the start to the last final reply.
+    pub seconds: f64,
+    /// Accepted messages per second.
+    pub rate: f64,
+    /// CPU of the source's threads, user and system, for each accepted message.
+    pub cpu_us_per_message: f64,
+    pub latency: Stages,
+    /// Each kind of error and how often it was met.
+    pub errors: BTreeMap<String, u64>,
+    /// The first text seen for each kind of error.
+    pub error_samples: BTreeMap<String, String>,
+    /// Why the run ended early, if it did.
+    pub failure: Option<String>,
+    /// Delivery slots (number × recipients per message + recipient) answered with 2xx.
+    pub acknowledged: Ranges,
+    /// Delivery slots of the messages counted in `unknown`.
+    pub unresolved: Ranges,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} messages accepted in {:.2} s: {:.0}/s, {:.1} MB/s, {:.1} µs CPU per message here",
+            self.accepted,
+            self.seconds,
+            self.rate,
+            self.bytes as f64 / 1e6 / self.seconds.max(1e-9),
+            self.cpu_us_per_message
+        )?;
+        writeln!(
+            f,
+            "{} rejected, {} unknown, {} unsent, {} connections, seed {}",
+            self.rejected, self.unknown, self.unsent, self.connections, self.seed
+        )?;
+        writeln!(
+            f,
+            "{:8} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "latency", "p50", "p90", "p99", "p99.9", "max"
+        )?;
+        let Stages { connect, mail, rcpt, data, whole } = &self.latency;
+        for (name, stage) in
+            [("connect", connect), ("mail", mail), ("rcpt", rcpt), ("data", data), ("whole", whole)]
+        {
+            writeln!(f, "{name:8} {stage}")?;
+        }
+        for (kind, count) in &self.errors {
+            let sample = self.error_samples.get(kind).map_or("", String::as_str);
+            writeln!(f, "{count} × {kind}: {sample}")?;
+        }
+        if let Some(failure) = &self.failure {
+            writeln!(f, "ended early: {failure}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the sink reports.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SinkReport {
+    pub listening: Vec<String>,
+    /// Messages taken, whatever they were.
+    pub messages: u64,
+    /// Deliveries (message and recipient) seen for the first time.
+    pub unique: u64,
+    /// Deliveries seen again.
+    pub duplicates: u64,
+    /// Messages of the load source whose content does not match its checksum.
+    pub corrupt: u64,
+    /// Messages not made by the load source (bounces, other mail), and recipients that a message of
+    /// the load source does not have.
+    pub foreign: u64,
+    /// Transactions refused as `--reject-every` and `--tempfail-every` ask.
+    pub refused: u64,
+    pub connections: u64,
+    /// Content bytes taken, dots unstuffed.
+    pub bytes: u64,
+    /// From the first message to the last.
+    pub seconds: f64,
+    /// Messages per second between the first and the last.
+    pub rate: f64,
+    /// CPU of the sink's threads, user and system, for each message.
+    pub cpu_us_per_message: f64,
+    /// From the time in the stamp to the end of data here. Both clocks are wall clocks.
+    pub latency: Percentiles,
+    /// What arrived of each run.
+    pub runs: Vec<RunReport>,
+}
+
+/// What a sink has seen of one run of the load source.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Identity of the run, as it stands in message names.
+    pub run: String,
+    pub recipients_per_message: u32,
+    /// Delivery slots (number × recipients per message + recipient) that arrived, as often as it be.
+    pub arrived: Ranges,
+    pub duplicates: u64,
+    /// Some of the deliveries that arrived more than once.
+    pub duplicate_examples: Vec<String>,
+    pub corrupt: u64,
+    /// Some of the messages that arrived damaged.
+    pub corrupt_examples: Vec<String>,
+}
+
+impl fmt::Display for SinkReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} messages taken in {:.2} s: {:.0}/s, {:.1} MB/s, {:.1} µs CPU per message here",
+            self.messages,
+            self.seconds,
+            self.rate,
+            self.bytes as f64 / 1e6 / self.seconds.max(1e-9),
+            self.cpu_us_per_message
+        )?;
+        writeln!(
+            f,
+            "{} unique, {} duplicates, {} corrupt, {} foreign, {} refused, {} connections",
+            self.unique, self.duplicates, self.corrupt, self.foreign, self.refused, self.connections
+        )?;
+        writeln!(
+            f,
+            "{:10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "latency", "p50", "p90", "p99", "p99.9", "max"
+        )?;
+        writeln!(f, "end to end {}", self.latency)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_of_a_known_distribution() {
+        let (mut latency, mut rest) = (Latency::default(), Latency::default());
+        (1..=500).for_each(|us| latency.record(us));
+        (501..=1000).for_each(|us| rest.record(us));
+        latency.merge(&rest);
+        let p = latency.percentiles();
+        assert_eq!(
+            (p.count, p.p50_us, p.p90_us, p.p99_us, p.p999_us, p.max_us),
+            (1000, 500, 900, 990, 999, 1000)
+        );
+        latency.record(u64::MAX);
+        assert!(latency.percentiles().max_us >= HIGHEST_US);
+    }
+
+    #[test]
+    fn reports_survive_json() {
+        let report = LoadReport {
+            run: "00000001".into(),
+            acknowledged: Ranges(vec![(0, 9)]),
+            errors: BTreeMap::from([("rcpt 550".into(), 3)]),
+            ..LoadReport::default()
+        };
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<LoadReport>(&text).unwrap(), report);
+        let report = SinkReport { runs: vec![RunReport::default()], ..SinkReport::default() };
+        let text = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<SinkReport>(&text).unwrap(), report);
+    }
+}

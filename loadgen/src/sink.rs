@@ -1,0 +1,308 @@
+//! The measuring receiver: takes mail, accounts for each delivery, and says what arrived.
+//!
+//! Owns: [`SinkArgs`], the running sink behind [`SinkHandle`], and its report. Promises: a message is
+//! entered in the account (and in the seen log) before its 250 is sent; stopping loses no count.
+//! Must not: deliver or keep mail.
+mod content;
+mod dots;
+mod ledger;
+mod session;
+mod worker;
+
+use std::fs::File;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::builder::FalseyValueParser;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::limits;
+use crate::progress::{Progress, Snapshot};
+use crate::report::{Latency, SinkReport};
+use crate::size::parse_duration;
+use ledger::{Counts, Ledger};
+
+/// Receive mail, account for each delivery and measure
+#[derive(Clone, Debug, clap::Args)]
+pub struct SinkArgs {
+    /// Address to listen on; port 0 takes a free one. May be given more than once
+    #[arg(
+        long = "listen",
+        value_name = "ADDR:PORT",
+        env = "RINGPOST_SINK_LISTEN",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2526"
+    )]
+    pub listen: Vec<SocketAddr>,
+    /// Threads that receive
+    #[arg(long, value_name = "N", env = "RINGPOST_SINK_THREADS", default_value_t = 1,
+        value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: u16,
+    /// Print the report as JSON on standard output
+    #[arg(long, env = "RINGPOST_SINK_JSON", value_parser = FalseyValueParser::new())]
+    pub json: bool,
+    /// Stop after this many different deliveries
+    #[arg(long, value_name = "N", env = "RINGPOST_SINK_MESSAGES")]
+    pub messages: Option<u64>,
+    /// Answer 550 to the recipients of every Nth message
+    #[arg(long, value_name = "N", env = "RINGPOST_SINK_REJECT_EVERY")]
+    pub reject_every: Option<NonZeroU64>,
+    /// Answer 451 to the recipients of every Nth message
+    #[arg(long, value_name = "N", env = "RINGPOST_SINK_TEMPFAIL_EVERY")]
+    pub tempfail_every: Option<NonZeroU64>,
+    /// Append the name of each delivery to this file before it is acknowledged
+    #[arg(long, value_name = "FILE", env = "RINGPOST_SINK_SEEN_LOG")]
+    pub seen_log: Option<PathBuf>,
+    /// Stop when no mail has come for this long after the first
+    #[arg(long, value_name = "TIME", env = "RINGPOST_SINK_QUIET_EXIT", value_parser = parse_duration)]
+    pub quiet_exit: Option<Duration>,
+}
+
+impl SinkArgs {
+    /// The defaults, listening on `listen`.
+    pub fn new(listen: SocketAddr) -> SinkArgs {
+        SinkArgs {
+            listen: vec![listen],
+            threads: 1,
+            json: false,
+            messages: None,
+            reject_every: None,
+            tempfail_every: None,
+            seen_log: None,
+            quiet_exit: None,
+        }
+    }
+}
+
+/// What a running sink has counted so far; the fields mean what [`SinkReport`] says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SinkCounters {
+    pub messages: u64,
+    pub unique: u64,
+    pub duplicates: u64,
+    pub corrupt: u64,
+    pub foreign: u64,
+    pub refused: u64,
+    pub bytes: u64,
+    /// Connections accepted.
+    pub connections: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// CPU of the sink's threads, at most a tenth of a second old.
+    pub cpu: Duration,
+}
+
+/// What the threads of a sink share.
+struct Shared {
+    started: Instant,
+    stop: AtomicBool,
+    ledger: Mutex<Ledger>,
+    seen_log: Option<File>,
+    reject_every: Option<NonZeroU64>,
+    tempfail_every: Option<NonZeroU64>,
+    transactions: AtomicU64,
+    refused: AtomicU64,
+    connections: AtomicU64,
+    open: AtomicU64,
+    /// CPU in nanoseconds of each thread.
+    cpu_ns: Vec<AtomicU64>,
+    /// Microseconds since the start at which the first and the last message were complete, plus one;
+    /// zero before the first.
+    first_us: AtomicU64,
+    last_us: AtomicU64,
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // The ledger is entered without a point at which a panic could leave it half done.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu_ns.iter().map(|ns| ns.load(Ordering::Relaxed)).sum())
+    }
+    fn counters(&self) -> SinkCounters {
+        let Counts { messages, unique, duplicates, corrupt, foreign, bytes } = self.ledger().counts();
+        SinkCounters {
+            messages,
+            unique,
+            duplicates,
+            corrupt,
+            foreign,
+            bytes,
+            refused: self.refused.load(Ordering::Relaxed),
+            connections: self.connections.load(Ordering::Relaxed),
+            open: self.open.load(Ordering::Relaxed),
+            cpu: self.cpu(),
+        }
+    }
+    /// How long no message has come; none before the first.
+    fn quiet_for(&self) -> Option<Duration> {
+        let last_us = self.last_us.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.started.elapsed().saturating_sub(Duration::from_micros(last_us)))
+    }
+}
+
+/// A sink that runs in threads of this process.
+pub struct Sink;
+
+impl Sink {
+    /// Binds the listeners and starts the threads. Connections are taken when this returns.
+    pub fn start(args: &SinkArgs) -> anyhow::Result<SinkHandle> {
+        anyhow::ensure!(!args.listen.is_empty(), "a sink needs an address to listen on: --listen ADDR:PORT");
+        let listeners: Vec<Arc<TcpListener>> = args
+            .listen
+            .iter()
+            .map(|&addr| listen(addr).map(Arc::new).with_context(|| format!("cannot listen on {addr}")))
+            .collect::<anyhow::Result<_>>()?;
+        let addrs = listeners.iter().map(|l| l.local_addr()).collect::<io::Result<Vec<_>>>()?;
+        let seen_log = args.seen_log.as_ref().map(|path| crate::open_log(path)).transpose()?;
+        let shared = Arc::new(Shared {
+            started: Instant::now(),
+            stop: AtomicBool::new(false),
+            ledger: Mutex::default(),
+            seen_log,
+            reject_every: args.reject_every,
+            tempfail_every: args.tempfail_every,
+            transactions: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            cpu_ns: (0..args.threads).map(|_| AtomicU64::new(0)).collect(),
+            first_us: AtomicU64::new(0),
+            last_us: AtomicU64::new(0),
+        });
+        let threads = (0..usize::from(args.threads))
+            .map(|index| {
+                let worker = worker::Worker::new(index, shared.clone(), listeners.clone())?;
+                let builder = std::thread::Builder::new().name(format!("sink-{index}"));
+                Ok(builder.spawn(move || worker.run())?)
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(SinkHandle { addrs, shared, threads })
+    }
+}
+
+/// A running sink. Dropping it stops it too, without a report.
+pub struct SinkHandle {
+    addrs: Vec<SocketAddr>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<anyhow::Result<Latency>>>,
+}
+
+impl SinkHandle {
+    /// The first address it listens on, with the port it was given.
+    pub fn addr(&self) -> SocketAddr {
+        self.addrs[0]
+    }
+    /// All addresses it listens on.
+    pub fn addrs(&self) -> &[SocketAddr] {
+        &self.addrs
+    }
+    pub fn counters(&self) -> SinkCounters {
+        self.shared.counters()
+    }
+    /// How long no message has come; none before the first.
+    pub fn quiet_for(&self) -> Option<Duration> {
+        self.shared.quiet_for()
+    }
+    /// False when a thread has ended by itself, which is a failure that [`SinkHandle::stop`] names.
+    pub fn is_running(&self) -> bool {
+        !self.threads.iter().any(JoinHandle::is_finished)
+    }
+    /// Stops taking mail, closes what is open, and reports.
+    pub fn stop(mut self) -> anyhow::Result<SinkReport> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        let mut latency = Latency::default();
+        for thread in self.threads.drain(..) {
+            let measured = thread.join().map_err(|_| anyhow::anyhow!("a sink thread panicked"))?;
+            latency.merge(&measured?);
+        }
+        let SinkCounters {
+            messages,
+            unique,
+            duplicates,
+            corrupt,
+            foreign,
+            refused,
+            bytes,
+            connections,
+            cpu,
+            ..
+        } = self.shared.counters();
+        let first_us = self.shared.first_us.load(Ordering::Relaxed);
+        let seconds = (self.shared.last_us.load(Ordering::Relaxed) - first_us) as f64 / 1e6;
+        Ok(SinkReport {
+            listening: self.addrs.iter().map(SocketAddr::to_string).collect(),
+            messages,
+            unique,
+            duplicates,
+            corrupt,
+            foreign,
+            refused,
+            connections,
+            bytes,
+            seconds,
+            rate: messages.saturating_sub(1) as f64 / seconds.max(1e-6),
+            cpu_us_per_message: cpu.as_secs_f64() * 1e6 / messages.max(1) as f64,
+            latency: latency.percentiles(),
+            runs: self.shared.ledger().runs(),
+        })
+    }
+}
+
+impl Drop for SinkHandle {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Runs a sink until `--messages` or `--quiet-exit` says so or `progress` asks to stop.
+/// `listening` is told the addresses once connections are taken.
+pub fn run_sink(
+    args: &SinkArgs,
+    progress: &dyn Progress,
+    listening: impl FnOnce(&[SocketAddr]),
+) -> anyhow::Result<SinkReport> {
+    let sink = Sink::start(args)?;
+    listening(sink.addrs());
+    loop {
+        std::thread::sleep(limits::SINK_SLEEP);
+        let counters = sink.counters();
+        progress.update(&Snapshot {
+            elapsed: sink.shared.started.elapsed(),
+            messages: counters.messages,
+            total: args.messages,
+            bytes: counters.bytes,
+            troubled: counters.duplicates + counters.corrupt,
+            connections: counters.open,
+            cpu: counters.cpu,
+        });
+        let is_complete = args.messages.is_some_and(|wanted| counters.unique >= wanted);
+        let is_quiet = args.quiet_exit.zip(sink.quiet_for()).is_some_and(|(most, quiet)| quiet >= most);
+        if is_complete || is_quiet || progress.stopped() || !sink.is_running() {
+            return sink.stop();
+        }
+    }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    // Accepted connections inherit it: replies never wait for an acknowledgement.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    net::bind(&socket, &addr)?;
+    net::listen(&socket, limits::LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! What has arrived, each delivery once.
+//!
+//! Owns: a bitmap per run of the load source, and the counts. Promises: memory is one bit per
+//! delivery slot and bounded, whatever stamps claim. Must not: know connections.
+use crate::limits;
+use crate::report::RunReport;
+use crate::sink::content::Summary;
+use crate::slots::SlotSet;
+use crate::stamp::{self, Stamp};
+
+/// Counts over all runs; as [`crate::report::SinkReport`] defines them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub messages: u64,
+    pub unique: u64,
+    pub duplicates: u64,
+    pub corrupt: u64,
+    pub foreign: u64,
+    pub bytes: u64,
+}
+
+struct Run {
+    id: u32,
+    recipients: u32,
+    arrived: SlotSet,
+    duplicates: u64,
+    duplicate_examples: Vec<String>,
+    corrupt: u64,
+    corrupt_examples: Vec<String>,
+}
+
+/// The account of one sink.
+#[derive(Default)]
+pub struct Ledger {
+    counts: Counts,
+    runs: Vec<Run>,
+}
+
+impl Ledger {
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+    /// Enters a message. With `log`, appends a line for each delivery.
+    pub fn enter(&mut self, summary: &Summary, recipients: &[Option<u32>], mut log: Option<&mut Vec<u8>>) {
+        self.counts.messages += 1;
+        self.counts.bytes += summary.bytes;
+        let Some((stamp, run)) = summary.stamp.and_then(|stamp| Some((stamp, self.run(&stamp)?))) else {
+            self.counts.foreign += 1;
+            return;
+        };
+        let run = &mut self.runs[run];
+        if !summary.is_intact {
+            self.counts.corrupt += 1;
+            run.corrupt += 1;
+            note(&mut run.corrupt_examples, || delivery(&stamp, 0, 1));
+        }
+        for &recipient in recipients {
+            // A server may rewrite the address of an only recipient; of several it must not.
+            let recipient = if stamp.recipients == 1 { Some(0) } else { recipient };
+            let Some(recipient) = recipient.filter(|&number| number < stamp.recipients) else {
+                self.counts.foreign += 1;
+                continue;
+            };
+            if let Some(log) = log.as_deref_mut() {
+                stamp::push_delivery(stamp.run, stamp.number, recipient, stamp.recipients, log);
+                log.extend_from_slice(if summary.is_intact { b"\n" } else { b" corrupt\n" });
+            }
+            if run.arrived.insert(stamp.number * u64::from(stamp.recipients) + u64::from(recipient)) {
+                self.counts.unique += 1;
+            } else {
+                self.counts.duplicates += 1;
+                run.duplicates += 1;
+                note(&mut run.duplicate_examples, || delivery(&stamp, recipient, stamp.recipients));
+            }
+        }
+    }
+    /// The place of the stamp's run; none where it does not fit the bounds or its own run.
+    fn run(&mut self, stamp: &Stamp) -> Option<usize> {
+        let slots = stamp.number.saturating_add(1).saturating_mul(u64::from(stamp.recipients));
+        if slots > limits::SLOTS {
+            return None;
+        }
+        // Nearly always there is one run, or the latest is meant.
+        if let Some(at) = self.runs.iter().rposition(|run| run.id == stamp.run) {
+            return (self.runs[at].recipients == stamp.recipients).then_some(at);
+        }
+        if self.runs.len() == limits::RUNS {
+            return None;
+        }
+        self.runs.push(Run {
+            id: stamp.run,
+            recipients: stamp.recipients,
+            arrived: SlotSet::default(),
+            duplicates: 0,
+            duplicate_examples: Vec::new(),
+            corrupt: 0,
+            corrupt_examples: Vec::new(),
+        });
+        Some(self.runs.len() - 1)
+    }
+    pub fn runs(&self) -> Vec<RunReport> {
+        let report = |run: &Run| RunReport {
+            run: format!("{:08x}", run.id),
+            recipients_per_message: run.recipients,
+            arrived: run.arrived.ranges(),
+            duplicates: run.duplicates,
+            duplicate_examples: run.duplicate_examples.clone(),
+            corrupt: run.corrupt,
+            corrupt_examples: run.corrupt_examples.clone(),
+        };
+        self.runs.iter().map(report).collect()
+    }
+}
+
+fn note(examples: &mut Vec<String>, example: impl FnOnce() -> String) {
+    if examples.len() < limits::EXAMPLES {
+        examples.push(example());
+    }
+}
+
+fn delivery(stamp: &Stamp, recipient: u32, recipients: u32) -> String {
+    let mut text = Vec::new();
+    stamp::push_delivery(stamp.run, stamp.number, recipient, recipients, &mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(run: u32, number: u64, recipients: u32) -> Summary {
+        let stamp = Stamp { run, number, sent_us: 0, checksum: 0, recipients };
+        Summary { stamp: Some(stamp), is_intact: true, bytes: 10 }
+    }
+
+    #[test]
+    fn each_delivery_counts_once() {
+        let (mut ledger, mut log) = (Ledger::default(), Vec::new());
+        ledger.enter(&summary(1, 4, 2), &[Some(0)], Some(&mut log));
+        ledger.enter(&summary(1, 4, 2), &[Some(1), Some(0)], Some(&mut log));
+        ledger.enter(&summary(2, 0, 1), &[None], Some(&mut log));
+        let counts = ledger.counts();
+        assert_eq!((counts.messages, counts.unique, counts.duplicates, counts.foreign), (3, 3, 1, 0));
+        let runs = ledger.runs();
+        assert_eq!((runs[0].arrived.0.as_slice(), runs[0].duplicates), (&[(8, 9)][..], 1));
+        assert_eq!(runs[0].duplicate_examples, ["00000001-000000000004/0"]);
+        assert_eq!(runs[1].arrived.0, [(0, 0)]);
+        let want = "00000001-000000000004/0\n00000001-000000000004/1\n00000001-000000000004/0\n00000002-000000000000\n";
+        assert_eq!(String::from_utf8(log).unwrap(), want);
+    }
+
+    #[test]
+    fn corrupt_and_foreign_mail() {
+        let (mut ledger, mut log) = (Ledger::default(), Vec::new());
+        ledger.enter(&Summary { is_intact: false, ..summary(1, 0, 1) }, &[Some(0)], Some(&mut log));
+        ledger.enter(&Summary { stamp: None, ..summary(1, 0, 1) }, &[Some(0)], Some(&mut log));
+        // Neither a stamp with an absurd number nor one at odds with its run costs memory.
+        ledger.enter(&summary(1, limits::SLOTS, 1), &[Some(0)], Some(&mut log));
+        ledger.enter(&summary(1, 1, 7), &[Some(0)], Some(&mut log));
+        // A recipient the message does not have.
+        ledger.enter(&summary(2, 1, 7), &[Some(7)], Some(&mut log));
+        let counts = ledger.counts();
+        assert_eq!((counts.messages, counts.corrupt, counts.foreign, counts.unique), (5, 1, 4, 1));
+        assert_eq!(ledger.runs()[0].corrupt_examples, ["00000001-000000000000"]);
+        assert_eq!(log, b"00000001-000000000000 corrupt\n");
+    }
+}

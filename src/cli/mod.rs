@@ -1,0 +1,140 @@
+//! The command line: one file per subcommand.
+//!
+//! Owns: clap's definitions, what is printed, and exit codes: 0 done, 1 not done (one line on standard
+//! error says why and what to do), 2 not understood. Promises: `--json` wherever something is printed;
+//! standard output carries results only. Must not: hold logic that another part needs; commands are
+//! callers.
+mod check;
+mod client;
+mod demo;
+mod load;
+mod output;
+mod queue;
+mod serve;
+mod settings;
+mod signals;
+mod sink;
+mod why;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A mail transfer agent for sending in bulk: SMTP in, durable on disk, delivered fast and gently.
+#[derive(Parser)]
+#[command(name = "ringpost", version, max_term_width = 100, propagate_version = true)]
+#[command(after_help = "Start with `ringpost demo`. Sizes take KiB, MiB and GiB, times ms, s, m, h and d.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// See it work: source, server and sink on loopback, measured and verified
+    Demo(demo::DemoArgs),
+    /// Run the server
+    Serve(serve::ServeArgs),
+    /// Send generated mail to a server and measure how it is taken
+    Load(Box<ringpost_loadgen::LoadArgs>),
+    /// Receive mail, count it, measure it, throw it away
+    Sink(Box<ringpost_loadgen::SinkArgs>),
+    /// Look at the queue of a running server, and act on it
+    Queue(queue::QueueArgs),
+    /// Say what a message or a destination is waiting for
+    Why(why::WhyArgs),
+    /// Print the effective configuration and what is wrong with it
+    Check(check::CheckArgs),
+}
+
+/// How a local command finds its server.
+#[derive(Args, Clone, Debug)]
+pub struct ServerArgs {
+    /// Spool directory of the server to talk to
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "RINGPOST_SPOOL",
+        hide_env_values = true,
+        default_value = "./spool"
+    )]
+    pub spool: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Parses the command line and runs the command.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Serve(args) => serve::run(args),
+        Command::Load(args) => load::run(&args),
+        Command::Sink(args) => sink::run(&args),
+        Command::Queue(args) => queue::run(&args),
+        Command::Why(args) => why::run(&args),
+        Command::Check(args) => check::run(args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("ringpost: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_understood() {
+        for line in [
+            "demo --messages 10 --size 64KiB --connections 2 --durability os --workers 1 --json --keep",
+            "serve --listen 127.0.0.1:0 --listen [::1]:0 --allow-private-mx --event-log - --config r.toml",
+            "serve --allow-private-mx=false --source 192.0.2.1,out.example --retry-schedule 1m,5m",
+            "load --to 127.0.0.1:2525 --messages 5",
+            "sink --listen 127.0.0.1:0",
+            "queue summary --spool /s --json",
+            "queue list --domain example.com --state deferred --older-than 2h --limit 5",
+            "queue show 0000000000001",
+            "queue retry example.com",
+            "queue retry --all",
+            "queue remove 0000000000001 --reason spam",
+            "why example.com",
+            "check --listen 127.0.0.1:0 --json",
+        ] {
+            let words = std::iter::once("ringpost").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn commands_that_say_too_little_or_too_much_are_refused() {
+        for line in [
+            "",
+            "nothing",
+            "demo --durability ram",
+            "demo --messages 0",
+            "demo --size 4k",
+            "serve --workers 1 --workers 2",
+            "serve --no-such-flag",
+            "queue",
+            "queue retry",
+            "queue retry example.com --all",
+            "queue show",
+            "queue show not-an-id",
+            "queue list --limit 0",
+            "why",
+        ] {
+            let words = std::iter::once("ringpost").chain(line.split_whitespace());
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The effective configuration as `ringpost check` prints it.
+//!
+//! Owns: its TOML and JSON forms. Promises: the TOML, given back with `--config`, makes the same
+//! configuration; each line says where its value came from. Must not: judge values (`validate`).
+use std::fmt::Write;
+
+use super::gather::{Effective, Entry};
+use super::setting::Kind;
+
+impl Effective {
+    /// One line per setting, its origin in a comment; settings without a value are commented out.
+    pub fn to_toml(&self) -> String {
+        let mut out = String::new();
+        for entry in &self.entries {
+            let name = entry.setting.name;
+            let origin = entry.where_given(self.file.as_deref());
+            let line = match toml_value(entry) {
+                Some(value) => format!("{name} = {value}"),
+                None => format!("# {name}: {}", entry.setting.default_in_words()),
+            };
+            writeln!(out, "{line:<60} # {origin}").expect("writing to a String cannot fail");
+        }
+        out
+    }
+
+    /// `{ NAME: { "value": …, "origin": … } }`; a list is an array, an unset value is null.
+    pub fn to_json(&self) -> serde_json::Value {
+        let entries = self.entries.iter().map(|entry| {
+            let value = match (entry.setting.kind, entry.texts.first()) {
+                (Kind::Many, _) => serde_json::json!(entry.texts),
+                (Kind::Switch, Some(text)) => serde_json::json!(text == "true"),
+                (_, text) => serde_json::json!(text),
+            };
+            let described = serde_json::json!({ "value": value, "origin": entry.origin });
+            (entry.setting.name.to_owned(), described)
+        });
+        serde_json::Value::Object(entries.collect())
+    }
+}
+
+fn toml_value(entry: &Entry) -> Option<String> {
+    let quoted = |text: &String| toml::Value::String(text.clone()).to_string();
+    match entry.setting.kind {
+        Kind::Many if entry.texts.is_empty() && entry.origin == super::Origin::Default => None,
+        Kind::Many => Some(format!("[{}]", entry.texts.iter().map(quoted).collect::<Vec<_>>().join(", "))),
+        Kind::Switch => entry.texts.first().cloned(),
+        Kind::One | Kind::Commas => entry.texts.first().map(|text| match text.parse::<i64>() {
+            Ok(number) if number.to_string() == *text => text.clone(),
+            _ => quoted(text),
+        }),
+    }
+}

@@ -1,0 +1,191 @@
+//! The table of settings: name, kind, default and help of each, once.
+//!
+//! Owns: [`SETTINGS`], from which the flags and their help, the `RINGPOST_…` variables, the keys of
+//! the TOML file and the output of `check` are all made. Promises: each name means the same in all
+//! of them. Must not: parse values (`grammar`) or judge them (`validate`).
+
+/// How often a setting is given and what its text is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One value.
+    One,
+    /// A list: a repeatable flag, words in the environment variable, an array in the file.
+    Many,
+    /// One value with commas in it; the file may write it as an array.
+    Commas,
+    /// On or off: a flag without a value, a boolean in the file.
+    Switch,
+}
+
+/// What holds when nobody gave a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// These texts.
+    Text(&'static [&'static str]),
+    /// Nothing; what that means.
+    Unset(&'static str),
+    /// The host name of the system.
+    SystemHostname,
+    /// The cores this process may run on.
+    SystemCores,
+    /// Half the memory this process may use.
+    HalfOfMemory,
+}
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Flag without its dashes, and key of the file.
+    pub name: &'static str,
+    /// What stands for the value in `--help`.
+    pub value_name: &'static str,
+    pub kind: Kind,
+    pub default: Preset,
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The setting of that name.
+    pub fn find(name: &str) -> Option<&'static Setting> {
+        SETTINGS.iter().find(|s| s.name == name)
+    }
+
+    /// The environment variable: `max-age` is `RINGPOST_MAX_AGE`.
+    pub fn variable(&self) -> String {
+        format!("RINGPOST_{}", self.name.to_ascii_uppercase().replace('-', "_"))
+    }
+
+    /// The default in words, for `--help`.
+    pub fn default_in_words(&self) -> String {
+        match self.default {
+            Preset::Text(texts) => texts.join(" "),
+            Preset::Unset(meaning) => meaning.to_owned(),
+            Preset::SystemHostname => "the system's".to_owned(),
+            Preset::SystemCores => "cores available".to_owned(),
+            Preset::HalfOfMemory => "half of the memory available".to_owned(),
+        }
+    }
+}
+
+const fn one(name: &'static str, value_name: &'static str, default: Preset, help: &'static str) -> Setting {
+    Setting { name, value_name, kind: Kind::One, default, help }
+}
+
+const fn many(name: &'static str, value_name: &'static str, default: Preset, help: &'static str) -> Setting {
+    Setting { name, value_name, kind: Kind::Many, default, help }
+}
+
+use Preset::{HalfOfMemory, SystemCores, SystemHostname, Text, Unset};
+
+/// Every setting of `serve`, in the order that `--help` and `check` show.
+pub static SETTINGS: &[Setting] = &[
+    many(
+        "listen",
+        "ADDR:PORT",
+        Text(&["127.0.0.1:2525"]),
+        "Address and port to receive SMTP on; port 0 takes a free one",
+    ),
+    one("hostname", "NAME", SystemHostname, "Name of this server in the greeting, EHLO and Received"),
+    one(
+        "spool",
+        "DIR",
+        Text(&["./spool"]),
+        "Directory that holds accepted mail; made if missing, for one server only",
+    ),
+    one("workers", "N", SystemCores, "Worker threads, each on its own core; may change between runs"),
+    one(
+        "durability",
+        "disk|os|memory",
+        Text(&["disk"]),
+        "When a message is acknowledged: disk = it survives power loss; os = it survives this process, not power loss; memory = it survives nothing",
+    ),
+    one(
+        "segment-size",
+        "SIZE",
+        Text(&["64MiB"]),
+        "Size of one spool file; a multiple of 4KiB from 1MiB to 1GiB",
+    ),
+    one(
+        "spool-limit",
+        "SIZE",
+        Text(&["0"]),
+        "Most disk space the spool takes; new mail gets 452 beyond it; 0 = as much as the disk has",
+    ),
+    one(
+        "memory-limit",
+        "SIZE",
+        HalfOfMemory,
+        "Most memory the server plans for; beyond it bodies are read from disk again and new mail is slowed",
+    ),
+    many(
+        "relay-from",
+        "CIDR",
+        Text(&["127.0.0.0/8", "::1/128"]),
+        "Network whose clients may send to any domain",
+    ),
+    many(
+        "route",
+        "PATTERN=TARGET",
+        Unset("none: MX"),
+        "Where a domain's mail goes: example.com=10.0.0.1:25, *.example.com=mx:other.example, *=127.0.0.1:2526 (a smarthost for all); the most specific pattern wins",
+    ),
+    many("dns", "ADDR:PORT", Unset("the servers of resolv.conf"), "DNS server to ask; port 53 if left out"),
+    one("mx-port", "PORT", Text(&["25"]), "Port to dial on the MX hosts of a domain"),
+    one("max-message-size", "SIZE", Text(&["50MiB"]), "Largest message taken"),
+    one("max-recipients", "N", Text(&["1000"]), "Most recipients of one message; more get 452"),
+    one("max-connections", "N", Text(&["15000"]), "Most clients connected at a time; more get 421"),
+    one(
+        "max-connections-per-ip",
+        "N",
+        Text(&["1000"]),
+        "Most clients connected from one address at a time; loopback is exempt",
+    ),
+    one("destination-connections", "N", Text(&["20"]), "Most connections to one destination at a time"),
+    one(
+        "messages-per-connection",
+        "N",
+        Text(&["1000"]),
+        "Most messages sent over one connection before a new one is made",
+    ),
+    Setting {
+        name: "retry-schedule",
+        value_name: "TIME,TIME,…",
+        kind: Kind::Commas,
+        default: Text(&["1m,5m,15m,30m,1h,2h,4h"]),
+        help: "Pauses after the first, second, … failed attempt; the last one repeats",
+    },
+    one("max-age", "TIME", Text(&["5d"]), "Age at which undelivered mail is returned to its sender"),
+    many(
+        "source",
+        "ADDR,EHLO-NAME",
+        Unset("the kernel's choice, with --hostname"),
+        "Local address to deliver from, and the name to greet with there",
+    ),
+    one("user", "NAME", Unset("stay who started it"), "User to become once the ports are open"),
+    Setting {
+        name: "allow-private-mx",
+        value_name: "true|false",
+        kind: Kind::Switch,
+        default: Text(&["false"]),
+        help: "Deliver to MX hosts at loopback and private addresses (tests, intranets)",
+    },
+    one(
+        "control",
+        "ADDR:PORT",
+        Unset("off"),
+        "Serve HTTP there: /healthz and /readyz to all, /metrics and /api/v1 with the token of --control-token-file",
+    ),
+    one(
+        "control-token-file",
+        "FILE",
+        Unset("none: health probes only"),
+        "File whose first line is the token for --control",
+    ),
+    one("event-log", "FILE", Unset("off"), "Append one JSON object per delivery event; - is standard output"),
+    one(
+        "shutdown-grace",
+        "TIME",
+        Text(&["10s"]),
+        "On SIGTERM, how long deliveries under way may take to finish",
+    ),
+];

@@ -1,0 +1,263 @@
+//! Texts in force → [`Config`]: parsing, ranges, and the rules between settings.
+//!
+//! Owns: what is allowed. Promises: all problems of single values are reported together, then all of
+//! the rules between them; each names the setting as it was given (flag, variable or file key) and
+//! the remedy. Must not: look at the machine (`inspect`).
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::grammar::{self, Parsed, show_duration, show_size};
+use super::{Config, Durability, Effective, Entry, Origin, Problem};
+use crate::limits;
+use crate::route::RouteTable;
+
+impl Effective {
+    /// The configuration, or everything that is wrong with the settings.
+    pub fn config(&self) -> Result<Config, Vec<Problem>> {
+        let mut reader = Reader { effective: self, problems: Vec::new() };
+        let config = reader.config();
+        if reader.problems.is_empty() {
+            reader.relations(&config);
+        }
+        if reader.problems.is_empty() { Ok(config) } else { Err(reader.problems) }
+    }
+}
+
+impl Config {
+    /// What is allowed but rarely meant, one line each.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for network in self.relay_from.iter().filter(|network| network.bits == 0) {
+            warnings.push(format!(
+                "relay-from {}/0 lets every client send to any domain: an open relay, unless a firewall stands before it",
+                network.addr
+            ));
+        }
+        if self.durability == Durability::Memory {
+            warnings.push("durability memory: accepted mail is lost when this process ends".into());
+        }
+        if !self.hostname.contains('.') {
+            warnings.push(format!(
+                "hostname {} has no domain: many receivers refuse such a greeting; set --hostname",
+                self.hostname
+            ));
+        }
+        if self.control_token_file.is_some() && self.control.is_none() {
+            warnings.push("control-token-file has no effect without --control".into());
+        }
+        if self.control.is_some() && self.control_token_file.is_none() {
+            warnings.push("control without control-token-file serves the health probes only".into());
+        }
+        if self.max_message_bytes < 64 << 10 {
+            warnings.push("max-message-size is below the 64 KiB that every server must take (RFC 5321 section 4.5.3.1.7)".into());
+        }
+        if self.max_recipients < 100 {
+            warnings.push(
+                "max-recipients is below the 100 that every server must take (RFC 5321 section 4.5.3.1.8)"
+                    .into(),
+            );
+        }
+        warnings
+    }
+}
+
+/// Reads settings one by one and collects what is wrong. A value that is wrong yields a stand-in, so
+/// that the rest is still looked at; the stand-in never leaves this file.
+struct Reader<'a> {
+    effective: &'a Effective,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn config(&mut self) -> Config {
+        Config {
+            listen: self.many("listen", grammar::socket),
+            hostname: self.one("hostname", grammar::host_name).unwrap_or_default(),
+            spool: self.path("spool").unwrap_or_default(),
+            workers: self.count("workers", 1, limits::WORKERS as u64) as usize,
+            durability: self.one("durability", grammar::durability).unwrap_or(Durability::Disk),
+            segment_bytes: self.bytes("segment-size", limits::MIN_SEGMENT_BYTES, limits::MAX_SEGMENT_BYTES),
+            spool_limit_bytes: self.bytes("spool-limit", 0, u64::MAX),
+            memory_limit_bytes: self.bytes("memory-limit", limits::MIN_MEMORY_BYTES_PER_WORKER, u64::MAX),
+            relay_from: self.many("relay-from", grammar::cidr),
+            routes: self.routes(),
+            dns: self.many("dns", grammar::name_server),
+            mx_port: self.count("mx-port", 1, u16::MAX.into()) as u16,
+            max_message_bytes: self.bytes("max-message-size", 1024, limits::MAX_MESSAGE_BYTES),
+            max_recipients: self.count("max-recipients", 1, limits::MAX_RECIPIENTS as u64) as usize,
+            max_connections: self.count("max-connections", 1, limits::MAX_CONNECTIONS as u64) as usize,
+            max_connections_per_ip: self.count("max-connections-per-ip", 1, limits::MAX_CONNECTIONS as u64)
+                as usize,
+            destination_connections: self.count(
+                "destination-connections",
+                1,
+                limits::OUTBOUND_CONNECTIONS_PER_WORKER as u64,
+            ) as u32,
+            messages_per_connection: self.count("messages-per-connection", 1, u32::MAX.into()) as u32,
+            retry_schedule: self.one("retry-schedule", grammar::schedule).unwrap_or_default(),
+            max_age: self.time("max-age", Duration::from_secs(1), limits::MAX_AGE),
+            sources: self.many("source", grammar::source),
+            user: self.one("user", grammar::text),
+            allow_private_mx: self.one("allow-private-mx", grammar::switch).unwrap_or_default(),
+            control: self.one("control", grammar::socket),
+            control_token_file: self.path("control-token-file"),
+            event_log: self.path("event-log"),
+            shutdown_grace: self.time("shutdown-grace", Duration::ZERO, limits::MAX_SHUTDOWN_GRACE),
+        }
+    }
+
+    /// The rules between settings.
+    fn relations(&mut self, config: &Config) {
+        if config.listen.is_empty() {
+            self.complain("listen", "needs at least one address, as in 127.0.0.1:2525");
+        }
+        let block = limits::BLOCK_BYTES as u64;
+        if !config.segment_bytes.is_multiple_of(block) {
+            let below = show_size(config.segment_bytes / block * block);
+            self.complain("segment-size", &format!("must be a multiple of 4KiB: write {below}"));
+        }
+        let least = limits::MIN_SEGMENTS_PER_WORKER * config.segment_bytes * config.workers as u64;
+        if (1..least).contains(&config.spool_limit_bytes) {
+            self.complain(
+                "spool-limit",
+                &format!(
+                    "is too small: {} workers with segments of {} need {} ({} each); raise it, or lower --segment-size or --workers",
+                    config.workers,
+                    show_size(config.segment_bytes),
+                    show_size(least),
+                    limits::MIN_SEGMENTS_PER_WORKER,
+                ),
+            );
+        } else if (1..2 * config.max_message_bytes).contains(&config.spool_limit_bytes) {
+            self.complain(
+                "spool-limit",
+                "must hold two messages of --max-message-size: raise it, or lower that",
+            );
+        }
+        let least = limits::MIN_MEMORY_BYTES_PER_WORKER * config.workers as u64;
+        if (limits::MIN_MEMORY_BYTES_PER_WORKER..least).contains(&config.memory_limit_bytes) {
+            let need = format!(
+                "is too small: {} workers need {}; raise it, or lower --workers",
+                config.workers,
+                show_size(least)
+            );
+            self.complain("memory-limit", &need);
+        }
+        if let Some(twice) = repeated(&config.listen, |addr| addr.port() != 0) {
+            self.complain("listen", &format!("names {twice} twice"));
+        }
+        let addresses: Vec<_> = config.sources.iter().map(|source| source.address).collect();
+        if let Some(twice) = repeated(&addresses, |_| true) {
+            self.complain("source", &format!("names {twice} twice"));
+        }
+        if let Some(control) = config.control {
+            if !control.ip().is_loopback() && config.control_token_file.is_none() {
+                self.complain(
+                    "control",
+                    "is reachable from other machines: give --control-token-file, or use 127.0.0.1",
+                );
+            }
+            if config.listen.contains(&control) && control.port() != 0 {
+                self.complain("control", "is also a --listen address: give it a port of its own");
+            }
+        }
+    }
+
+    fn routes(&mut self) -> RouteTable {
+        let rules = self.list("route").texts.clone();
+        if rules.is_empty() {
+            return RouteTable::default();
+        }
+        RouteTable::parse(&rules).unwrap_or_else(|error| {
+            self.complain("route", &format!("{:?}: {}", error.rule, error.why));
+            RouteTable::default()
+        })
+    }
+
+    fn path(&mut self, name: &str) -> Option<PathBuf> {
+        self.one(name, grammar::text).map(PathBuf::from)
+    }
+
+    fn one<T>(&mut self, name: &str, parse: fn(&str) -> Parsed<T>) -> Option<T> {
+        let text = self.effective.entry(name).texts.first()?;
+        parse(text).map_err(|why| self.complain(name, &why)).ok()
+    }
+
+    /// The entry of a repeatable setting; one that is too long is complained of.
+    fn list(&mut self, name: &str) -> &Entry {
+        let entry = self.effective.entry(name);
+        if entry.texts.len() > limits::SETTING_VALUES {
+            self.complain(
+                name,
+                &format!("has {} values: at most {} are allowed", entry.texts.len(), limits::SETTING_VALUES),
+            );
+        }
+        self.effective.entry(name)
+    }
+
+    fn many<T>(&mut self, name: &str, parse: fn(&str) -> Parsed<T>) -> Vec<T> {
+        let texts = self.list(name).texts.clone();
+        let mut values = Vec::with_capacity(texts.len());
+        for text in &texts {
+            match parse(text) {
+                Ok(value) => values.push(value),
+                Err(why) => self.complain(name, &why),
+            }
+        }
+        values
+    }
+
+    fn count(&mut self, name: &str, least: u64, most: u64) -> u64 {
+        self.ranged(name, grammar::number, |n| n.to_string(), least, most)
+    }
+
+    fn bytes(&mut self, name: &str, least: u64, most: u64) -> u64 {
+        self.ranged(name, grammar::size, |&n| show_size(n), least, most)
+    }
+
+    fn time(&mut self, name: &str, least: Duration, most: Duration) -> Duration {
+        self.ranged(name, grammar::duration, |&d| show_duration(d), least, most)
+    }
+
+    /// A value from `least` to `most`; `least` stands in for a wrong one.
+    fn ranged<T: PartialOrd + Copy>(
+        &mut self,
+        name: &str,
+        parse: fn(&str) -> Parsed<T>,
+        show: fn(&T) -> String,
+        least: T,
+        most: T,
+    ) -> T {
+        match self.one(name, parse) {
+            Some(value) if value < least => {
+                self.complain(
+                    name,
+                    &format!("{} is too small: write {} or more", show(&value), show(&least)),
+                );
+                least
+            }
+            Some(value) if value > most => {
+                self.complain(name, &format!("{} is too large: write {} or less", show(&value), show(&most)));
+                least
+            }
+            Some(value) => value,
+            None => least,
+        }
+    }
+
+    fn complain(&mut self, name: &str, why: &str) {
+        let entry = self.effective.entry(name);
+        let named = match entry.origin {
+            Origin::Flag => format!("--{name}"),
+            Origin::Environment => entry.setting.variable(),
+            Origin::File => format!("{}: {name}", self.effective.file.as_deref().unwrap_or("--config")),
+            Origin::Default => format!("--{name} (not given; the default)"),
+        };
+        self.problems.push(Problem(format!("{named}: {why}")));
+    }
+}
+
+/// The first value that counts and stands in the list a second time.
+fn repeated<T: PartialEq>(values: &[T], counts: fn(&T) -> bool) -> Option<&T> {
+    values.iter().enumerate().find(|(i, value)| counts(value) && values[..*i].contains(value)).map(|(_, v)| v)
+}

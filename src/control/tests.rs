@@ -1,0 +1,258 @@
+//! The control thread over its real socket and real TCP, with a server made up for the test.
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::clock::WallTime;
+
+const TOKEN: &str = "0123456789abcdef";
+const KNOWN: MessageId = MessageId(77);
+
+/// Answers from constants and writes down what it was asked to do.
+#[derive(Default)]
+struct Fake {
+    is_ready: AtomicBool,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Fake {
+    fn note(&self, text: String) {
+        self.asked.lock().expect("no test thread panics with it").push(text);
+    }
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.asked.lock().expect("no test thread panics with it"))
+    }
+}
+
+fn at_once<T: Send + 'static>(value: T) -> BoxFuture<T> {
+    Box::pin(std::future::ready(value))
+}
+
+fn message() -> MessageView {
+    MessageView {
+        id: KNOWN,
+        received: Timestamp(WallTime(1_000_000)),
+        sender: "a@example.com".into(),
+        bytes: 4096,
+        recipients: 1,
+        pending: 1,
+        state: State::Deferred,
+        next_attempt: None,
+    }
+}
+
+impl Server for Fake {
+    fn counters(&self) -> BoxFuture<Counters> {
+        at_once(Counters {
+            accepted_messages: 4321,
+            written_bytes: 3,
+            recorded_bytes: 2,
+            ..Counters::default()
+        })
+    }
+    fn destinations(&self, limit: usize) -> BoxFuture<Vec<DestinationView>> {
+        self.note(format!("destinations {limit}"));
+        at_once(
+            ["a.example", "b.example"]
+                .map(|destination| DestinationView {
+                    destination: destination.into(),
+                    ready: 1,
+                    deferred: 2,
+                    in_flight: 3,
+                    connections: 4,
+                    next_attempt: None,
+                    backoff_until: None,
+                })
+                .into(),
+        )
+    }
+    fn list(&self, selector: Selector, limit: usize) -> BoxFuture<Vec<MessageView>> {
+        let Selector { domain, sender, recipient, state, received_before } = selector;
+        let domain = domain.as_ref().map(Domain::as_str);
+        self.note(format!(
+            "list {domain:?} {sender:?} {recipient:?} {state:?} {} {limit}",
+            received_before.is_some()
+        ));
+        at_once(vec![message()])
+    }
+    fn show(&self, id: MessageId) -> BoxFuture<Option<MessageDetail>> {
+        let detail =
+            MessageDetail { message: message(), client: None, expires: None, recipient_list: vec![] };
+        at_once((id == KNOWN).then_some(detail))
+    }
+    fn retry(&self, domain: Option<Domain>) -> BoxFuture<u64> {
+        self.note(format!("retry {:?}", domain.as_ref().map(Domain::as_str)));
+        at_once(5)
+    }
+    fn remove(&self, id: MessageId, reason: String) -> BoxFuture<bool> {
+        self.note(format!("remove {reason}"));
+        at_once(id == KNOWN)
+    }
+    fn is_ready(&self) -> bool {
+        self.is_ready.load(Ordering::Relaxed)
+    }
+}
+
+fn config(spool: &Path, address: Option<&str>, token: Option<&str>) -> ControlConfig {
+    ControlConfig {
+        spool: spool.to_owned(),
+        address: address.map(|a| a.parse().expect("written in this test")),
+        token: token.map(str::to_owned),
+        durability: Durability::Disk,
+        workers: 2,
+    }
+}
+
+/// Sends one request and returns status and body.
+fn exchange(mut stream: impl Read + Write, request: &str, headers: &str) -> (u16, String) {
+    write!(stream, "{request} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    (status, body.to_owned())
+}
+
+fn local(spool: &Path, request: &str) -> (u16, String) {
+    exchange(socket::connect(spool).expect("connected"), request, "Host: ringpost\r\n")
+}
+
+#[test]
+fn the_local_socket_serves_every_route() {
+    let spool = tempfile::tempdir().expect("a temporary directory");
+    let fake = Arc::new(Fake::default());
+    let handle = start(config(spool.path(), None, None), fake.clone()).expect("started");
+    let known = format!("/api/v1/messages/{KNOWN}");
+    let unknown = format!("/api/v1/messages/{}", MessageId(78));
+    for (request, status, part, asked) in [
+        ("GET /healthz", 200, "ok", ""),
+        ("GET /readyz", 503, "not ready", ""),
+        ("GET /metrics", 200, "\nringpost_accepted_messages_total 4321\n", ""),
+        ("GET /metrics", 200, "ringpost_info{version=\"0.1.0\",durability=\"disk\",workers=\"2\"} 1", ""),
+        ("GET /api/v1/counters", 200, "\"accepted_messages\":4321", ""),
+        ("GET /api/v1/counters", 200, "\"write_amplification\":1.5", ""),
+        ("GET /api/v1/destinations", 200, "\"destination\":\"a.example\"", "destinations 100"),
+        ("GET /api/v1/destinations?limit=7", 200, "b.example", "destinations 7"),
+        ("GET /api/v1/destinations?limit=0", 400, "limit: write a number from 1 to 10000", ""),
+        ("GET /api/v1/destinations?limit=x", 400, "error", ""),
+        ("GET /api/v1/destinations?limits=1", 400, "unknown field", ""),
+        ("GET /api/v1/queue", 200, "\"pending\":1", "list None None None None false 100"),
+        (
+            "GET /api/v1/queue?sender=&recipient=x@a.example&state=in-flight&older_than=2h&limit=9",
+            200,
+            "4096",
+            "list None Some(\"\") Some(\"x@a.example\") Some(InFlight) true 9",
+        ),
+        ("GET /api/v1/queue?state=lost", 400, "state: write one of ready, deferred", ""),
+        ("GET /api/v1/queue?older_than=2", 400, "older_than: ", ""),
+        (&format!("GET {known}"), 200, "\"received\":\"1970-01-01T00:00:01Z\"", ""),
+        (&format!("GET {unknown}"), 404, "no message", ""),
+        ("GET /api/v1/messages/x", 400, "13 characters", ""),
+        (&format!("DELETE {known}?reason=a%0Ab"), 200, "\"removed\":true", "remove a\\x0ab"),
+        (&format!("DELETE {unknown}"), 404, "no message", "remove removed by an operator"),
+        ("POST /api/v1/retry", 400, "say what to retry", ""),
+        ("POST /api/v1/retry?all=true", 200, "\"retried\":5", "retry None"),
+        ("POST /api/v1/retry?all=true&domain=a", 400, "say what to retry", ""),
+        ("GET /api/v1/retry?all=true", 405, "wrong method", ""),
+        ("GET /nowhere", 404, "no such path", ""),
+    ] {
+        let (got, body) = local(spool.path(), request);
+        assert_eq!(got, status, "{request}: {body}");
+        assert!(body.contains(part), "{request}: {body}");
+        assert_eq!(fake.asked().concat(), asked, "{request}");
+    }
+    fake.is_ready.store(true, Ordering::Relaxed);
+    assert_eq!(local(spool.path(), "GET /readyz").0, 200);
+    handle.stop();
+    assert!(!spool.path().join(socket::NAME).exists());
+}
+
+#[test]
+fn domains_are_normalised() {
+    let spool = tempfile::tempdir().expect("a temporary directory");
+    let fake = Arc::new(Fake::default());
+    let _handle = start(config(spool.path(), None, None), fake.clone()).expect("started");
+    for (request, status, part, asked) in [
+        ("GET /api/v1/destinations?domain=B.Example", 200, "b.example", "destinations 10000"),
+        (
+            "GET /api/v1/queue?domain=A.Example",
+            200,
+            "4096",
+            "list Some(\"a.example\") None None None false 100",
+        ),
+        ("GET /api/v1/queue?domain=a..b", 400, "domain: ", ""),
+        ("POST /api/v1/retry?domain=A.Example", 200, "5", "retry Some(\"a.example\")"),
+    ] {
+        let (got, body) = local(spool.path(), request);
+        assert!(
+            got == status && body.contains(part) && !body.contains("\"a.example\""),
+            "{request}: {got} {body}"
+        );
+        assert_eq!(fake.asked().concat(), asked, "{request}");
+    }
+}
+
+#[test]
+fn the_socket_is_private_and_replaces_a_stale_one() {
+    let spool = tempfile::tempdir().expect("a temporary directory");
+    // What a killed server leaves: a socket that nobody listens on.
+    drop(socket::bind(spool.path()).expect("bound"));
+    assert!(socket::connect(spool.path()).is_err());
+    let _handle = start(config(spool.path(), None, None), Arc::new(Fake::default())).expect("started");
+    let meta = std::fs::metadata(spool.path().join(socket::NAME)).expect("the socket");
+    assert!(meta.file_type().is_socket());
+    assert_eq!(meta.permissions().mode() & 0o777, 0o600);
+    assert_eq!(local(spool.path(), "GET /healthz"), (200, "ok\n".into()));
+}
+
+#[test]
+fn the_length_of_the_spool_path_does_not_matter() {
+    let base = tempfile::tempdir().expect("a temporary directory");
+    let spool = base.path().join("d".repeat(120)).join("e".repeat(120));
+    std::fs::create_dir_all(&spool).expect("made");
+    let handle = start(config(&spool, None, None), Arc::new(Fake::default())).expect("started");
+    assert_eq!(local(&spool, "GET /healthz").0, 200);
+    handle.stop();
+    assert!(!spool.join(socket::NAME).exists());
+}
+
+#[test]
+fn tcp_wants_token_and_host() {
+    let spool = tempfile::tempdir().expect("a temporary directory");
+    let config = config(spool.path(), Some("127.0.0.1:0"), Some(TOKEN));
+    let handle = start(config, Arc::new(Fake::default())).expect("started");
+    let address = handle.address().expect("it listens");
+    for (path, headers, status) in [
+        ("/healthz", format!("Host: {address}\r\n"), 200),
+        ("/healthz", "Host: evil.example\r\n".into(), 403),
+        ("/healthz", String::new(), 403),
+        ("/metrics", format!("Host: {address}\r\n"), 401),
+        ("/metrics", format!("Host: {address}\r\nAuthorization: Bearer {TOKEN}\r\n"), 200),
+        ("/metrics", format!("Host: {address}\r\nAuthorization: Bearer {TOKEN}x\r\n"), 401),
+        ("/metrics", format!("Host: evil.example\r\nAuthorization: Bearer {TOKEN}\r\n"), 403),
+        ("/nowhere", format!("Host: {address}\r\n"), 401),
+        ("/nowhere", format!("Host: {address}\r\nAuthorization: Bearer {TOKEN}\r\n"), 404),
+    ] {
+        let stream = std::net::TcpStream::connect(address).expect("connected");
+        let (got, body) = exchange(stream, &format!("GET {path}"), &headers);
+        assert_eq!(got, status, "{path} {headers}: {body}");
+    }
+    handle.stop();
+    assert!(std::net::TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn a_taken_port_and_a_missing_spool_are_said() {
+    let spool = tempfile::tempdir().expect("a temporary directory");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let taken = config(spool.path(), Some(&address), Some(TOKEN));
+    let missing = config(&spool.path().join("none"), None, None);
+    for (config, part) in [(taken, "cannot listen on --control"), (missing, "cannot make the socket")] {
+        let error = start(config, Arc::new(Fake::default())).err().expect("an error");
+        assert!(error.to_string().contains(part), "{error:#}");
+    }
+}

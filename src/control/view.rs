@@ -1,0 +1,246 @@
+//! What the control plane shows of the queue, and how a part of it is selected.
+//!
+//! Owns: the JSON of the API and of `--json`. Promises: field names stay; texts from outside were
+//! cleaned before they came here (`mail::text`). Must not: read the spool or ask the scheduler.
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::clock::WallTime;
+use crate::mail::address::Domain;
+use crate::mail::id::MessageId;
+
+/// A time as RFC 3339 text, UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Timestamp(pub WallTime);
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0.0) * 1_000).ok();
+        // A time past the year 9999 has no such text; it comes from a bad clock only.
+        f.write_str(&time.and_then(|t| t.format(&Rfc3339).ok()).unwrap_or_else(|| "never".into()))
+    }
+}
+
+impl FromStr for Timestamp {
+    type Err = time::error::Parse;
+    fn from_str(text: &str) -> Result<Timestamp, time::error::Parse> {
+        let nanos = OffsetDateTime::parse(text, &Rfc3339)?.unix_timestamp_nanos();
+        Ok(Timestamp(WallTime(u64::try_from(nanos / 1_000).unwrap_or_default())))
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// [`MessageId`] as its text.
+mod id_text {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(id: &MessageId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MessageId, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// What a message or a recipient waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// For a free connection to its destination.
+    Ready,
+    /// For the time of its next attempt.
+    Deferred,
+    /// For the answer of its destination.
+    InFlight,
+    /// For an operator.
+    Held,
+    /// For nothing: delivered.
+    Delivered,
+    /// For nothing: given up.
+    Failed,
+    /// For nothing: removed by an operator.
+    Removed,
+}
+
+impl State {
+    const ALL: [State; 7] = [
+        State::Ready,
+        State::Deferred,
+        State::InFlight,
+        State::Held,
+        State::Delivered,
+        State::Failed,
+        State::Removed,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Ready => "ready",
+            State::Deferred => "deferred",
+            State::InFlight => "in-flight",
+            State::Held => "held",
+            State::Delivered => "delivered",
+            State::Failed => "failed",
+            State::Removed => "removed",
+        }
+    }
+}
+
+impl FromStr for State {
+    type Err = String;
+    fn from_str(text: &str) -> Result<State, String> {
+        let known = || State::ALL.map(State::as_str).join(", ");
+        State::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| format!("write one of {}", known()))
+    }
+}
+
+/// One destination with queued mail. Counts are of messages (a message with several recipients there
+/// counts once).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DestinationView {
+    pub destination: String,
+    pub ready: u64,
+    pub deferred: u64,
+    pub in_flight: u64,
+    /// Connections to it, those being opened included.
+    pub connections: u32,
+    /// The earliest next attempt, if nothing is ready.
+    pub next_attempt: Option<Timestamp>,
+    /// Set while the destination as a whole backs off after failed connections.
+    pub backoff_until: Option<Timestamp>,
+}
+
+/// One queued message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageView {
+    #[serde(with = "id_text")]
+    pub id: MessageId,
+    pub received: Timestamp,
+    /// Empty: the null reverse-path.
+    pub sender: String,
+    /// Bytes in the spool.
+    pub bytes: u64,
+    pub recipients: u32,
+    /// Recipients not finished.
+    pub pending: u32,
+    pub state: State,
+    pub next_attempt: Option<Timestamp>,
+}
+
+/// One recipient of a message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecipientView {
+    pub address: String,
+    pub destination: String,
+    pub state: State,
+    pub attempts: u32,
+    pub next_attempt: Option<Timestamp>,
+    /// The last answer about it, a peer's or one made here.
+    pub last_reply: Option<String>,
+}
+
+/// One message in full.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MessageDetail {
+    #[serde(flatten)]
+    pub message: MessageView,
+    /// The client it came from; none for mail made here.
+    pub client: Option<IpAddr>,
+    /// When it is returned to its sender if not delivered.
+    pub expires: Option<Timestamp>,
+    pub recipient_list: Vec<RecipientView>,
+}
+
+/// Answer of a retry: entries made due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retried {
+    pub retried: u64,
+}
+
+/// Answer of a removal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    pub removed: bool,
+}
+
+/// Which messages: those that fit everything that is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    /// At least one unfinished recipient in this domain.
+    pub domain: Option<Domain>,
+    /// Exactly this reverse-path; empty: the null one.
+    pub sender: Option<String>,
+    /// Exactly this recipient, unfinished.
+    pub recipient: Option<String>,
+    /// In this state.
+    pub state: Option<State>,
+    /// Received before this time.
+    pub received_before: Option<WallTime>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339() {
+        for (us, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (1_700_000_000_000_000, "2023-11-14T22:13:20Z"),
+            (1_700_000_000_123_456, "2023-11-14T22:13:20.123456Z"),
+        ] {
+            assert_eq!(Timestamp(WallTime(us)).to_string(), text);
+            assert_eq!(text.parse(), Ok(Timestamp(WallTime(us))));
+        }
+        assert_eq!(Timestamp(WallTime(u64::MAX)).to_string(), "never");
+    }
+
+    #[test]
+    fn states_have_one_text() {
+        for state in State::ALL {
+            assert_eq!(state.as_str().parse(), Ok(state));
+            assert_eq!(serde_json::json!(state), state.as_str());
+        }
+        assert!("lost".parse::<State>().is_err_and(|e| e.contains("in-flight")));
+    }
+
+    #[test]
+    fn a_message_in_full_reads_back() {
+        let detail = MessageDetail {
+            message: MessageView {
+                id: MessageId(77),
+                received: Timestamp(WallTime(1_000_000)),
+                sender: String::new(),
+                bytes: 4096,
+                recipients: 2,
+                pending: 1,
+                state: State::InFlight,
+                next_attempt: None,
+            },
+            client: None,
+            expires: Some(Timestamp(WallTime(2_000_000))),
+            recipient_list: vec![],
+        };
+        let json = serde_json::to_value(&detail).expect("JSON");
+        assert_eq!(json["id"], MessageId(77).to_string());
+        assert_eq!(json["state"], "in-flight");
+        assert_eq!(serde_json::from_value::<MessageDetail>(json).expect("JSON"), detail);
+    }
+}

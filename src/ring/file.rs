@@ -1,0 +1,336 @@
+//! Files past the page cache, their locks, and the preparation of segments.
+//!
+//! Owns: [`DirectFile`], [`FileLock`], [`prepare_segment`]. Promises: a write is whole or an error; with
+//! [`Sync::Data`] it is on the medium when it completes, because the file was opened with `O_DSYNC` (the
+//! writes of tokio-uring carry no flag of their own); a lock lives as long as any request in flight on the
+//! file. Must not: know what is in a file.
+//!
+//! # Locks and a killed process
+//!
+//! Writes that were handed to the kernel may still reach the device after their process was killed. The
+//! lock (`flock`) belongs to the open file description, and a request in flight holds a reference to that
+//! description; so a lock taken here is free only when no earlier process can write to the file any more.
+//! Recovery waits for it with [`FileLock::lock_or_wait`].
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::ops::{Deref, Range};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use io_uring::types::{Fd, FsyncFlags};
+use io_uring::{opcode, squeue};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
+
+use super::buffer::{ALIGN, AlignedBuf};
+use super::op::Op;
+
+/// Bytes of zeros written at once while a segment is prepared.
+const ZERO_FILL_BYTES: usize = 1024 * 1024;
+/// Pause between two attempts to lock a file that somebody holds.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// Largest read of [`DirectFile::read_exact_at`]: more is not read at once, but in parts by the caller.
+pub const READ_BYTES: usize = 64 * 1024 * 1024;
+
+/// What a completed write has reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sync {
+    /// The medium (`O_DSYNC`).
+    Data,
+    /// The device or the page cache.
+    None,
+}
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenFile {
+    pub sync: Sync,
+    /// Past the page cache (`O_DIRECT`). tmpfs does not have it.
+    pub direct: bool,
+    pub write: bool,
+    /// Take the file's lock, and hold it as long as the file is open or requests are in flight.
+    pub lock: bool,
+}
+
+/// An open file; clones share it. Belongs to the worker that opened it.
+#[derive(Clone, Debug)]
+pub struct DirectFile(Rc<Open>);
+
+#[derive(Debug)]
+struct Open {
+    fd: OwnedFd,
+    direct: bool,
+}
+
+impl DirectFile {
+    /// Opens an existing file.
+    ///
+    /// Errors: those of `open(2)` (`InvalidInput` where `direct` is not supported), and `WouldBlock` where
+    /// `lock` was asked for and the file is locked.
+    pub fn open(path: &Path, options: OpenFile) -> io::Result<DirectFile> {
+        let mut flags = OFlags::empty();
+        if options.direct {
+            flags |= OFlags::DIRECT;
+        }
+        if options.sync == Sync::Data {
+            flags |= OFlags::DSYNC;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(options.write)
+            .custom_flags(flags.bits() as i32)
+            .open(path)?;
+        if options.lock {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        }
+        Ok(DirectFile(Rc::new(Open { fd: file.into(), direct: options.direct })))
+    }
+
+    /// Writes `buf[..bytes]` at `offset`. With `direct`, `bytes` and `offset` must be multiples of the
+    /// file system's direct-I/O alignment.
+    ///
+    /// A write that is not whole is an error (`WriteZero`), and final: what it left is unknown.
+    pub async fn write_at(&self, buf: AlignedBuf, bytes: usize, offset: u64) -> (io::Result<()>, AlignedBuf) {
+        self.write_range_at(buf, 0..bytes, offset).await
+    }
+
+    /// [`write_at`](DirectFile::write_at) of `buf[range]`, whose start must be aligned as well.
+    pub async fn write_range_at(
+        &self,
+        buf: AlignedBuf,
+        range: Range<usize>,
+        offset: u64,
+    ) -> (io::Result<()>, AlignedBuf) {
+        let entry = self.write_entry(&buf, range.clone(), offset);
+        // SAFETY: the entry points into the buffer's memory, which does not move with `buf`; buffer and
+        // descriptor are owned by the operation.
+        let (result, (_, buf)) = unsafe { Op::submit((self.0.clone(), buf), entry) }.await;
+        (whole(result, range.len()), buf)
+    }
+
+    /// [`write_range_at`](DirectFile::write_range_at) from a shared buffer.
+    pub async fn write_shared_at(
+        &self,
+        buf: Arc<AlignedBuf>,
+        range: Range<usize>,
+        offset: u64,
+    ) -> io::Result<()> {
+        let entry = self.write_entry(&buf, range.clone(), offset);
+        // SAFETY: as above; a shared buffer is not written to.
+        let (result, _) = unsafe { Op::submit((self.0.clone(), buf), entry) }.await;
+        whole(result, range.len())
+    }
+
+    fn write_entry(&self, buf: &AlignedBuf, range: Range<usize>, offset: u64) -> squeue::Entry {
+        let bytes = &buf[range];
+        let fd = Fd(self.0.fd.as_raw_fd());
+        match buf.registered_index() {
+            Some(index) => {
+                opcode::WriteFixed::new(fd, bytes.as_ptr(), bytes.len() as u32, index).offset(offset).build()
+            }
+            None => opcode::Write::new(fd, bytes.as_ptr(), bytes.len() as u32).offset(offset).build(),
+        }
+    }
+
+    /// Reads `bytes` at `offset` into the front of `buf`; fewer only at the end of the file. With `direct`,
+    /// both must be multiples of the direct-I/O alignment.
+    pub async fn read_at(
+        &self,
+        mut buf: AlignedBuf,
+        bytes: usize,
+        offset: u64,
+    ) -> (io::Result<usize>, AlignedBuf) {
+        let mut done = 0;
+        while done < bytes {
+            let into = &mut buf[done..bytes];
+            let (fd, ptr, len) = (Fd(self.0.fd.as_raw_fd()), into.as_mut_ptr(), into.len() as u32);
+            let at = offset + done as u64;
+            let entry = match buf.registered_index() {
+                Some(index) => opcode::ReadFixed::new(fd, ptr, len, index).offset(at).build(),
+                None => opcode::Read::new(fd, ptr, len).offset(at).build(),
+            };
+            // SAFETY: the entry points into the buffer's memory, which does not move with `buf`; buffer
+            // and descriptor are owned by the operation, the buffer exclusively.
+            let (result, (_, back)) = unsafe { Op::submit((self.0.clone(), buf), entry) }.await;
+            buf = back;
+            match result {
+                Ok(0) => break,
+                Ok(n) => {
+                    done += n as usize;
+                    if self.0.direct && !done.is_multiple_of(512) {
+                        break; // a direct read stops in the middle of a block only at the end of the file
+                    }
+                }
+                Err(e) => return (Err(e), buf),
+            }
+        }
+        (Ok(done), buf)
+    }
+
+    /// Reads exactly the given range, whatever its alignment.
+    ///
+    /// Errors: `UnexpectedEof` where the file is shorter, `InvalidInput` above [`READ_BYTES`].
+    pub async fn read_exact_at(&self, offset: u64, bytes: usize) -> io::Result<FileBytes> {
+        if bytes > READ_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too much to be read at once"));
+        }
+        let ahead = (offset % ALIGN as u64) as usize;
+        let aligned = (ahead + bytes).next_multiple_of(ALIGN);
+        let (result, buf) = self.read_at(AlignedBuf::zeroed(aligned), aligned, offset - ahead as u64).await;
+        if result? < ahead + bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(FileBytes { buf, range: ahead..ahead + bytes })
+    }
+
+    /// Waits until all data written so far is on the medium (`fdatasync`).
+    pub async fn sync_data(&self) -> io::Result<()> {
+        let entry = opcode::Fsync::new(Fd(self.0.fd.as_raw_fd())).flags(FsyncFlags::DATASYNC).build();
+        // SAFETY: the entry points to nothing; the descriptor is owned by the operation.
+        let (result, _) = unsafe { Op::submit(self.0.clone(), entry) }.await;
+        result.map(drop)
+    }
+
+    /// The file's length.
+    pub fn bytes(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.0.fd)?.st_size as u64)
+    }
+
+    /// The flags the kernel has for the open file.
+    pub fn flags(&self) -> io::Result<OFlags> {
+        Ok(rustix::fs::fcntl_getfl(&self.0.fd)?)
+    }
+}
+
+fn whole(result: io::Result<u32>, bytes: usize) -> io::Result<()> {
+    match result {
+        Ok(n) if n as usize == bytes => Ok(()),
+        Ok(n) => {
+            Err(io::Error::new(io::ErrorKind::WriteZero, format!("wrote {n} of {bytes} bytes to a file")))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Bytes read from a file, inside the aligned buffer they were read into.
+#[derive(Debug)]
+pub struct FileBytes {
+    buf: AlignedBuf,
+    range: Range<usize>,
+}
+
+impl FileBytes {
+    /// The buffer and where the bytes lie in it.
+    pub fn into_parts(self) -> (AlignedBuf, Range<usize>) {
+        (self.buf, self.range)
+    }
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buf[self.range.clone()]
+    }
+}
+
+/// The exclusive lock of a file, held until dropped.
+#[derive(Debug)]
+pub struct FileLock(#[allow(dead_code)] File);
+
+impl FileLock {
+    /// Takes the lock; `None` where somebody holds it.
+    pub fn try_lock(path: &Path) -> io::Result<Option<FileLock>> {
+        let file = OpenOptions::new().read(true).open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(FileLock(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Takes the lock, waiting for it at most `wait` (`TimedOut`). Blocks the thread.
+    pub fn lock_or_wait(path: &Path, wait: Duration) -> io::Result<FileLock> {
+        let start = Instant::now();
+        loop {
+            if let Some(lock) = Self::try_lock(path)? {
+                return Ok(lock);
+            }
+            if start.elapsed() >= wait {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(LOCK_RETRY.min(wait));
+        }
+    }
+}
+
+/// Creates the file `path` with `bytes` zeros, on the medium with its directory entry. Blocks the thread:
+/// call it through [`blocking`](super::blocking).
+///
+/// The zeros are really written: space that is only allocated costs each later write a conversion of
+/// metadata. The file gets its name when it is complete, so an interrupted preparation leaves only a file
+/// ending in `.new`, which the next one replaces. An existing `path` is an error (`AlreadyExists`).
+pub fn prepare_segment(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let unfinished = Path::new(&name);
+    let filled = fill(unfinished, bytes).and_then(|()| {
+        // A hard link, unlike a rename, refuses to replace what is there.
+        std::fs::hard_link(unfinished, path)
+    });
+    let removed = std::fs::remove_file(unfinished);
+    filled?;
+    removed?;
+    sync_directory(path.parent().unwrap_or(Path::new(".")))
+}
+
+fn fill(path: &Path, bytes: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        // Where the file system cannot allocate ahead, writing does it.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let zeros = vec![0u8; ZERO_FILL_BYTES];
+    let mut left = bytes;
+    while left > 0 {
+        let part = left.min(zeros.len() as u64) as usize;
+        file.write_all(&zeros[..part])?;
+        left -= part as u64;
+    }
+    file.sync_all()
+}
+
+/// Waits until the directory's entries are on the medium. Blocks the thread.
+pub fn sync_directory(dir: &Path) -> io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    File::open(dir)?.sync_all()
+}
+
+/// Whether a direct write of `block` bytes works in `dir`, found by trying.
+pub(super) fn direct_write_works(dir: &Path, block: usize) -> io::Result<bool> {
+    let probe = dir.join(format!(".direct-{}", std::process::id()));
+    let result = (|| {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(OFlags::DIRECT.bits() as i32)
+            .open(&probe)?;
+        let buf = AlignedBuf::zeroed(block);
+        file.write_all_at(&buf[..block], 0)
+    })();
+    let _ = std::fs::remove_file(&probe);
+    match result {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests;

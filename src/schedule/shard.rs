@@ -1,0 +1,360 @@
+//! The shard: takes events in, keeps the counts, answers questions.
+//!
+//! Owns: [`Shard`] and all its tables; how an entry changes between ready, deferred and gone.
+//! Promises: after each event every count agrees with the tables, every lane that could use a free
+//! slot has it or stands in a queue for it, and every destination that waits for time has its timer
+//! set. Must not: read a clock.
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::connection::{Connections, IDLE};
+use super::destination::{Destinations, Queues};
+use super::entries::{Entries, Record};
+use super::list::List;
+use super::retry::{Retry, ceil_secs, floor_secs};
+use super::timers::{NEVER, Timers};
+use super::wheel::NIL;
+use super::{Action, DestinationStats, Entry, Event, ShardConfig, ShardStats};
+use crate::clock::WallTime;
+use crate::limits;
+use crate::mail::address::Domain;
+
+/// One home as this shard sees it.
+#[derive(Debug)]
+pub(super) struct Home {
+    /// Connection slots held.
+    pub(super) used: usize,
+    pub(super) queues: Queues,
+    /// Connections with nothing to do, the longest idle first.
+    pub(super) idle: List<IDLE>,
+}
+
+/// The scheduler of the destinations that hash to it. See the module's documentation.
+#[derive(Debug)]
+pub struct Shard {
+    pub(super) now: WallTime,
+    /// Entries that may still be worked on in batches for the present event.
+    pub(super) budget: u32,
+    pub(super) entries: Entries,
+    pub(super) destinations: Destinations,
+    pub(super) connections: Connections,
+    pub(super) homes: Vec<Home>,
+    pub(super) timers: Timers,
+    pub(super) retry: Retry,
+    /// Destinations with work left to do in batches.
+    pub(super) agenda: VecDeque<u32>,
+    /// Where a retry of everything has got to in the table of destinations.
+    pub(super) retry_from: Option<usize>,
+    pub(super) stats: ShardStats,
+    pub(super) destination_connections: u32,
+    pub(super) messages_per_connection: u32,
+    pub(super) window: u8,
+    pub(super) connections_per_home: usize,
+    connection_idle: Duration,
+}
+
+impl Shard {
+    /// An empty shard. A limit of 0 is taken for 1: nothing would ever move.
+    pub fn new(config: ShardConfig) -> Shard {
+        let home = || Home { used: 0, queues: Queues::EMPTY, idle: List::EMPTY };
+        Shard {
+            now: WallTime(0),
+            budget: 0,
+            entries: Entries::new(),
+            destinations: Destinations::new(config.seed),
+            connections: Connections::new(),
+            homes: (0..config.homes).map(|_| home()).collect(),
+            timers: Timers::new(),
+            retry: Retry::new(config.retry_schedule, config.jitter_percent, config.max_age, config.seed),
+            agenda: VecDeque::new(),
+            retry_from: None,
+            stats: ShardStats::default(),
+            destination_connections: config.destination_connections.max(1),
+            messages_per_connection: config.messages_per_connection.max(1),
+            window: config.window.clamp(1, u8::MAX.into()) as u8,
+            connections_per_home: config.connections_per_home.max(1),
+            connection_idle: config.connection_idle,
+        }
+    }
+
+    /// Takes one event; appends what is to be done to `actions` (never clears it). Events that name a
+    /// connection, entry or destination the shard does not know (any more) do nothing.
+    pub fn handle(&mut self, now: WallTime, event: Event<'_>, actions: &mut Vec<Action>) {
+        self.now = self.now.max(now);
+        self.budget = limits::SCHEDULE_BATCH;
+        match event {
+            Event::Enqueue { destination, entry, recipients, attempts, received_at, due } => {
+                let record = Record {
+                    slot: entry.slot,
+                    received: floor_secs(received_at),
+                    due: ceil_secs(due),
+                    next: NIL,
+                    part: entry.part,
+                    recipients,
+                    home: entry.home,
+                    attempts,
+                };
+                self.enqueue(destination, record, actions);
+            }
+            Event::Want { conn, room } => self.want(conn, room, actions),
+            Event::Finished { conn, entry } => self.finished(conn, entry, actions),
+            Event::Deferred { conn, entry, recipients_left } => {
+                self.attempted(conn, entry, recipients_left, actions);
+            }
+            Event::Returned { conn, entry } => self.returned(conn, entry, actions),
+            Event::ConnectFailed { conn, permanent } => self.connect_failed(conn, permanent, actions),
+            Event::ConnectPutOff { conn } => self.connect_put_off(conn, actions),
+            Event::Closed { conn } => self.closed(conn, actions),
+            Event::Timer => self.timer(actions),
+            Event::Retry { destination } => self.retry(destination, actions),
+            Event::Forget { entry, destination } => self.forget(entry, destination, actions),
+        }
+    }
+
+    /// When `Event::Timer` should come next, if anything waits for time; in the past if work is left.
+    pub fn next_timer(&self) -> Option<WallTime> {
+        if !self.agenda.is_empty() || self.retry_from.is_some() {
+            return Some(self.now);
+        }
+        let idle = self.homes.iter().filter_map(|home| {
+            let since = self.connections.slab[home.idle.front()? as usize].idle_since?;
+            Some(since.saturating_add(self.connection_idle))
+        });
+        let timer = self.timers.earliest().map(|secs| WallTime::from_secs(secs.into()));
+        idle.chain(timer).min()
+    }
+
+    /// The counts, kept as events come: O(1).
+    pub fn stats(&self) -> ShardStats {
+        ShardStats {
+            destinations: self.destinations.slab.len() as u64,
+            connections: self.connections.slab.len() as u64,
+            ..self.stats.clone()
+        }
+    }
+
+    /// Up to `limit` destinations with mail, most entries first, then by name. Walks the table.
+    pub fn destinations(&self, limit: usize) -> Vec<DestinationStats> {
+        let mut most = BinaryHeap::new();
+        for (id, destination) in &self.destinations.slab {
+            if destination.entries() > 0 {
+                most.push((Reverse(destination.entries()), destination.name.as_str(), id));
+                if most.len() > limit {
+                    most.pop();
+                }
+            }
+        }
+        most.into_sorted_vec().into_iter().map(|(_, _, id)| self.describe(id)).collect()
+    }
+
+    fn describe(&self, id: usize) -> DestinationStats {
+        let destination = &self.destinations.slab[id];
+        let seconds = |secs: u32| WallTime::from_secs(secs.into());
+        let backs_off = destination.failures > 0 && self.held(id as u32);
+        DestinationStats {
+            destination: destination.name.clone(),
+            ready: destination.ready.into(),
+            deferred: destination.deferred.len().into(),
+            in_flight: destination.in_flight.into(),
+            connections: destination.used,
+            next: match destination.ready {
+                0 => destination.deferred.next_due(&self.entries).map(seconds),
+                _ => None,
+            },
+            backoff_until: backs_off.then(|| seconds(destination.hold_until)),
+        }
+    }
+
+    fn enqueue(&mut self, name: &Domain, record: Record, actions: &mut Vec<Action>) {
+        let destination = self.destinations.find_or_add(name);
+        let id = self.entries.insert(record);
+        self.stats.entries += 1;
+        self.stats.recipients += u64::from(record.recipients);
+        if let Some(lane) = self.wake(destination, id, actions) {
+            self.serve(lane, actions);
+            self.seek(lane, actions);
+        }
+        self.rearm(destination);
+        self.tidy(destination);
+    }
+
+    /// An entry in no chain whose due time may have come: ready, deferred or expired. Returns the lane
+    /// it is ready in.
+    pub(super) fn wake(&mut self, destination: u32, id: u32, actions: &mut Vec<Action>) -> Option<u32> {
+        let now = floor_secs(self.now);
+        let expiry = self.retry.expiry(&self.entries[id]);
+        if expiry <= now {
+            self.expire(id, actions);
+            None
+        } else if self.entries[id].due <= now {
+            let lane = self.destinations.lane(destination, self.entries[id].home);
+            self.destinations.lanes[lane as usize].ready.push_back(&mut self.entries, id);
+            self.count_ready(destination, id);
+            Some(lane)
+        } else {
+            self.entries[id].due = self.entries[id].due.min(expiry);
+            self.destinations.slab[destination as usize].deferred.push(&mut self.entries, id, now);
+            self.stats.deferred += 1;
+            None
+        }
+    }
+
+    pub(super) fn count_ready(&mut self, destination: u32, id: u32) {
+        self.stats.ready += 1;
+        let expiry = self.retry.expiry(&self.entries[id]);
+        let destination = &mut self.destinations.slab[destination as usize];
+        destination.ready += 1;
+        destination.sweep_at = destination.sweep_at.min(expiry.max(destination.sweep_floor));
+    }
+
+    /// Takes the first ready entry of a lane.
+    pub(super) fn pop_ready(&mut self, lane: u32) -> Option<u32> {
+        let id = self.destinations.lanes[lane as usize].ready.head;
+        (id != NIL).then(|| {
+            self.remove_ready(lane, NIL, id);
+            id
+        })
+    }
+
+    /// Counts an attempt of an entry in no chain and defers it, or expires it if it is too old.
+    pub(super) fn defer(&mut self, destination: u32, id: u32, actions: &mut Vec<Action>) {
+        let record = &mut self.entries[id];
+        record.attempts = record.attempts.saturating_add(1);
+        let expiry = self.retry.expiry(record);
+        let now = floor_secs(self.now);
+        if expiry <= now {
+            return self.expire(id, actions);
+        }
+        record.due = self.retry.next(self.now, record.attempts).min(expiry);
+        actions.push(Action::Deferred {
+            entry: record.entry(),
+            attempts: record.attempts,
+            next: WallTime::from_secs(record.due.into()),
+        });
+        self.destinations.slab[destination as usize].deferred.push(&mut self.entries, id, now);
+        self.stats.deferred += 1;
+    }
+
+    pub(super) fn expire(&mut self, id: u32, actions: &mut Vec<Action>) {
+        actions.push(Action::Expired { entry: self.entries[id].entry() });
+        self.drop_entry(id);
+    }
+
+    /// Forgets an entry that is in no chain.
+    pub(super) fn drop_entry(&mut self, id: u32) {
+        self.stats.entries -= 1;
+        self.stats.recipients -= u64::from(self.entries[id].recipients);
+        self.entries.free(id);
+    }
+
+    fn retry(&mut self, name: Option<&Domain>, actions: &mut Vec<Action>) {
+        match name {
+            None => self.retry_from = Some(0),
+            Some(name) => {
+                let Some(destination) = self.destinations.find(name) else { return };
+                self.retry_destination(destination);
+            }
+        }
+        self.run_agenda(actions);
+    }
+
+    pub(super) fn retry_destination(&mut self, id: u32) {
+        let destination = &mut self.destinations.slab[id as usize];
+        destination.retry_left = destination.deferred.len();
+        destination.hold_until = 0;
+        self.stop_deferring(id);
+        self.list(id);
+    }
+
+    fn forget(&mut self, entry: Entry, name: &Domain, actions: &mut Vec<Action>) {
+        let Some(destination) = self.destinations.find(name) else { return };
+        if let Some(id) =
+            self.destinations.slab[destination as usize].deferred.remove(&mut self.entries, entry)
+        {
+            self.stats.deferred -= 1;
+            self.drop_entry(id);
+            return self.tidy(destination);
+        }
+        let found = self.destinations.lanes_of(destination).find_map(|id| {
+            let lane = &self.destinations.lanes[id as usize];
+            let (before, entry_id) = self.entries.find(lane.ready.head, entry)?;
+            Some((id, before, entry_id))
+        });
+        let Some((lane, before, id)) = found else { return };
+        self.remove_ready(lane, before, id);
+        self.drop_entry(id);
+        self.seek(lane, actions);
+        self.tidy_lane(lane);
+        self.tidy(destination);
+    }
+
+    /// Takes `id`, which follows `before`, out of a lane's queue.
+    pub(super) fn remove_ready(&mut self, lane: u32, before: u32, id: u32) {
+        let lane = &mut self.destinations.lanes[lane as usize];
+        lane.ready.remove(&mut self.entries, before, id);
+        if lane.swept == id {
+            lane.swept = before;
+        }
+        lane.defer_left = lane.defer_left.min(lane.ready.len);
+        let destination = &mut self.destinations.slab[lane.destination as usize];
+        destination.ready -= 1;
+        if destination.ready == 0 {
+            destination.sweep_at = NEVER;
+        }
+        self.stats.ready -= 1;
+    }
+
+    fn timer(&mut self, actions: &mut Vec<Action>) {
+        self.budget = limits::SCHEDULE_TIMER_BATCH;
+        for home in 0..self.homes.len() {
+            while let Some(idle) = self.homes[home].idle.front() {
+                let since = self.connections.slab[idle as usize].idle_since.unwrap_or_default();
+                if since.saturating_add(self.connection_idle) > self.now {
+                    break;
+                }
+                self.close(idle, actions);
+            }
+        }
+        let now = floor_secs(self.now);
+        while let Some(id) = self.timers.pop(&mut self.destinations.slab, now, &mut self.budget) {
+            self.list(id);
+        }
+        self.run_agenda(actions);
+    }
+
+    /// Sets the destination's timer if something is due before it; one that comes too early finds
+    /// nothing to do and is set anew.
+    pub(super) fn rearm(&mut self, id: u32) {
+        let destination = &self.destinations.slab[id as usize];
+        let deferred = destination.deferred.wake().unwrap_or(NEVER);
+        let sweep = if destination.ready > 0 { destination.sweep_at } else { NEVER };
+        let hold = if self.held(id) { destination.hold_until } else { NEVER };
+        let due = deferred.min(sweep).min(hold);
+        if due < destination.timer.due() {
+            self.timers.set(&mut self.destinations.slab, id, due);
+        }
+    }
+
+    /// No connection is to be opened yet.
+    pub(super) fn held(&self, destination: u32) -> bool {
+        floor_secs(self.now) < self.destinations.slab[destination as usize].hold_until
+    }
+
+    /// Forgets the destination if nothing is left of it.
+    pub(super) fn tidy(&mut self, id: u32) {
+        let destination = &self.destinations.slab[id as usize];
+        let idle = destination.lanes == NIL && destination.entries() == 0;
+        if idle && !destination.agenda.listed && !self.held(id) {
+            self.timers.cancel(&mut self.destinations.slab, id);
+            self.destinations.remove(id);
+        }
+    }
+}
+
+/// The shard that owns a destination, of `shards` (at least 1). A fixed hash (not seeded): the same on every run.
+pub fn shard_of(destination: &Domain, shards: usize) -> usize {
+    (xxh3_64(destination.as_str().as_bytes()) % shards as u64) as usize
+}

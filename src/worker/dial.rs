@@ -1,0 +1,198 @@
+//! From a destination to a connection that is ready for mail.
+//!
+//! Owns: the order of attempts: route, DNS, plan, each target in turn, TLS where it is offered
+//! (RFC 5321 §5, RFC 3207). Promises: bounded attempts and waits; a failure says whether it is final and
+//! in whose words. Must not: send mail.
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Worker;
+use super::link::Link;
+use crate::limits;
+use crate::mail::address::Domain;
+use crate::mail::reply::Reply;
+use crate::resolve::{Answer, Query};
+use crate::ring::Stream;
+use crate::route::{self, MxHost, Plan, PlanRules, Route, Target};
+use crate::smtp::client::{ClientConfig, ClientEvent, ClientPhase, ClientSession};
+
+/// A connection whose greeting, EHLO and TLS are done.
+pub struct Dialled {
+    pub link: Link,
+    pub session: ClientSession,
+    pub host: Rc<str>,
+    /// Commands the session wants sent (none as a rule).
+    pub out: Vec<u8>,
+}
+
+pub enum DialError {
+    /// Nothing was tried; a resource of ours is short.
+    PutOff,
+    Failed {
+        permanent: bool,
+        reply: Reply,
+    },
+}
+
+fn failed(reply: Reply) -> DialError {
+    DialError::Failed { permanent: reply.is_permanent(), reply }
+}
+
+pub async fn dial(worker: &Rc<Worker>, destination: &Domain) -> Result<Dialled, DialError> {
+    let targets = targets(worker, destination).await?;
+    let mut last = Reply::local(450, (4, 4, 1), "no host could be reached");
+    for target in targets {
+        match reach(worker, &target, true).await {
+            Ok(dialled) => return Ok(dialled),
+            // TLS that fails is worse than none only to those who demand it: try once in the clear.
+            Err(Unreached::Tls(reply)) => match reach(worker, &target, false).await {
+                Ok(dialled) => return Ok(dialled),
+                Err(Unreached::Tls(_)) => last = reply,
+                Err(Unreached::Host(reply)) => last = reply,
+            },
+            Err(Unreached::Host(reply)) => last = reply,
+        }
+        if worker.draining.get() {
+            break;
+        }
+    }
+    // A greeting of 5xx condemns a host, not the mail: another host or a later try may take it
+    // (RFC 5321 §3.1 lets a server refuse a client for now).
+    Err(DialError::Failed { permanent: false, reply: last })
+}
+
+/// Where to connect, in order.
+async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<Vec<Target>, DialError> {
+    let config = &worker.shared.config;
+    let (query, port) = match config.routes.lookup(destination) {
+        Route::Fixed(address) => {
+            return Ok(vec![Target { name: format!("[{}]", address.ip()).into(), address }]);
+        }
+        Route::Literal(ip) => {
+            let host = MxHost { preference: 0, name: destination.clone(), addresses: vec![ip] };
+            return plan(worker, &[host], config.mx_port, config.allow_private_mx);
+        }
+        Route::Host(name, port) => (Query::Host(name), port),
+        Route::Mx(domain) => (Query::Mail(domain), config.mx_port),
+    };
+    // A host named by the operator may be anywhere; one named by DNS may not.
+    let allow_private = config.allow_private_mx || matches!(query, Query::Host(_));
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let reply = Box::new(move |answer: Arc<Answer>| {
+        let _ = tell.send(answer);
+    });
+    if worker.shared.resolver.ask(query, reply).is_err() {
+        worker.counters.dns_busy.add(1);
+        return Err(DialError::PutOff);
+    }
+    let Ok(answer) = told.await else { return Err(DialError::PutOff) };
+    match &*answer {
+        Answer::Hosts(hosts) => {
+            let hosts: Vec<MxHost> = hosts
+                .iter()
+                .map(|h| MxHost {
+                    preference: h.preference,
+                    name: h.name.clone(),
+                    addresses: h.addresses.clone(),
+                })
+                .collect();
+            plan(worker, &hosts, port, allow_private)
+        }
+        other => Err(failed(other.failure().expect("all but Hosts are failures"))),
+    }
+}
+
+fn plan(worker: &Worker, hosts: &[MxHost], port: u16, allow_private: bool) -> Result<Vec<Target>, DialError> {
+    let rules = PlanRules {
+        port,
+        allow_private,
+        own_names: &worker.shared.own_names,
+        own_addresses: &worker.shared.own_addresses,
+    };
+    match route::plan(hosts, &rules, &mut worker.rng.borrow_mut()) {
+        Plan::Targets(targets) => Ok(targets),
+        Plan::Refused { enhanced, text } => Err(failed(Reply::local(554, enhanced, text))),
+        Plan::Nowhere { text } => Err(failed(Reply::local(451, (4, 4, 4), text))),
+    }
+}
+
+enum Unreached {
+    Host(Reply),
+    Tls(Reply),
+}
+
+fn lost(host: &str, error: &std::io::Error) -> Reply {
+    let text = match error.kind() {
+        std::io::ErrorKind::TimedOut => format!("{host} did not answer in time"),
+        _ => format!("connection to {host} failed: {error}"),
+    };
+    Reply::local(450, (4, 4, 1), &text)
+}
+
+/// Connects to one address and brings the session to where it can take mail.
+async fn reach(worker: &Rc<Worker>, target: &Target, starttls: bool) -> Result<Dialled, Unreached> {
+    let source = worker.next_source(target.address.ip());
+    let local = source.map(|s| s.address);
+    let ehlo_name = source.map_or(&*worker.shared.config.hostname, |s| &s.ehlo_name);
+    let stream = Stream::connect(target.address, local, limits::CONNECT_WAIT)
+        .await
+        .map_err(|e| Unreached::Host(lost(&target.name, &e)))?;
+    let mut link = Link::new(stream);
+    let mut session = ClientSession::new(ClientConfig { ehlo_name: ehlo_name.into(), starttls });
+    let mut out = Vec::with_capacity(512);
+    let result = greet(worker, target, &mut link, &mut session, &mut out).await;
+    match result {
+        Ok(()) => Ok(Dialled { link, session, host: Rc::from(&*target.name), out }),
+        Err(unreached) => {
+            link.close().await;
+            Err(unreached)
+        }
+    }
+}
+
+async fn greet(
+    worker: &Rc<Worker>,
+    target: &Target,
+    link: &mut Link,
+    session: &mut ClientSession,
+    out: &mut Vec<u8>,
+) -> Result<(), Unreached> {
+    let name = &*target.name;
+    loop {
+        let (consumed, event) = session.feed(link.input(), out);
+        link.consume(consumed);
+        match event {
+            ClientEvent::Ready => return Ok(()),
+            ClientEvent::StartTls => {
+                if let Err(error) = link.start_tls(&worker.shared.tls, name, limits::TLS_HANDSHAKE_WAIT).await
+                {
+                    let text = format!("TLS with {name} failed: {error}");
+                    return Err(Unreached::Tls(Reply::local(454, (4, 7, 5), &text)));
+                }
+                session.tls_established(out);
+            }
+            ClientEvent::Failed(reply) => return Err(Unreached::Host(reply)),
+            ClientEvent::Bye => {
+                let text = format!("{name} closed the session");
+                return Err(Unreached::Host(Reply::local(450, (4, 4, 2), &text)));
+            }
+            ClientEvent::SendBody { .. } | ClientEvent::Done { .. } => {
+                unreachable!("no transaction has been started")
+            }
+            ClientEvent::More => {
+                link.send(out, limits::COMMAND_REPLY_WAIT)
+                    .await
+                    .map_err(|e| Unreached::Host(lost(name, &e)))?;
+                let wait = match session.phase() {
+                    ClientPhase::Greeting => limits::GREETING_WAIT,
+                    _ => limits::COMMAND_REPLY_WAIT,
+                };
+                let read = link.receive(wait).await.map_err(|e| Unreached::Host(lost(name, &e)))?;
+                if read == 0 {
+                    let text = format!("{name} closed the connection before it was ready");
+                    return Err(Unreached::Host(Reply::local(450, (4, 4, 2), &text)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,579 @@
+//! A log and everything that lives with it: its files, its commits, the messages it holds.
+//!
+//! Owns: carrying out the log's intents on the ring, waking those who wait for a commit, the cache of
+//! bodies, and the answers that wait to be recorded. Promises: [`Watch::wait`] says true only when
+//! the group is on the device under the durability in force; memory is a cache, never the only copy; a
+//! message read back is verified before its first byte is used. Must not: decide what to write (the log
+//! does) or where mail goes (the shards do).
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use super::cache::Cache;
+use super::counters::Counters;
+use super::outbound::Connection;
+use super::signal::{Broadcast, Signal};
+use super::spool_dir::segment_path;
+use super::time::Clock;
+use crate::clock::WallTime;
+use crate::limits;
+use crate::mail::envelope::Envelope;
+use crate::mail::id::MessageId;
+use crate::mail::reply::Reply;
+use crate::ring::{self, AlignedBuf, DirectFile, OpenFile};
+use crate::schedule::{ConnId, Entry};
+use crate::spool::{
+    Buffer, FileIndex, FragmentRef, Generation, GroupResult, GroupSeq, Intent, Log, NewMessage, Outcome,
+    ReadError, ReadPlan, RecipientState, Refusal, Slot, SpoolIdentity, StoredMessage, decode_message,
+};
+
+/// A ring buffer as the log sees it.
+pub struct SpoolBuf(pub AlignedBuf);
+
+impl Buffer for SpoolBuf {
+    fn memory(&self) -> &[u8] {
+        &self.0
+    }
+    fn memory_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+/// A message in memory: envelope and body (trace headers in front) in the stored form.
+pub struct Message {
+    pub id: MessageId,
+    pub envelope: Envelope,
+    pub body: Vec<u8>,
+    /// Attempts so far, as far as this process knows.
+    pub attempts: Cell<u8>,
+    /// The last answer about each recipient that waits, for an operator who asks.
+    pub last_replies: RefCell<Vec<(u16, String)>>,
+}
+
+impl Message {
+    pub fn new(id: MessageId, envelope: Envelope, body: Vec<u8>) -> Rc<Message> {
+        Rc::new(Message { id, envelope, body, attempts: Cell::new(0), last_replies: RefCell::default() })
+    }
+
+    /// Keeps what was last said of recipients that are tried again.
+    pub fn remember(&self, replies: &[(u16, Reply)]) {
+        let mut last = self.last_replies.borrow_mut();
+        last.retain(|(known, _)| !replies.iter().any(|(r, _)| r == known));
+        last.extend(replies.iter().map(|(r, reply)| (*r, reply.to_string())));
+    }
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("the message is gone")]
+    Gone,
+    #[error("reading the segment failed: {0}")]
+    Io(std::io::ErrorKind),
+    #[error("the stored message is damaged: {0}")]
+    Damaged(String),
+}
+
+/// How a group ended, and who waits to know.
+#[derive(Default)]
+struct Fate {
+    durable: Cell<Option<bool>>,
+    waiters: RefCell<Vec<Waker>>,
+}
+
+/// What a home needs to know of its surroundings.
+pub struct HomeConfig {
+    pub index: u8,
+    pub identity: SpoolIdentity,
+    pub dir: PathBuf,
+    pub segment_bytes: u64,
+    /// How segments are opened for writing.
+    pub open: OpenFile,
+    pub cache_bytes: usize,
+}
+
+/// Outcomes that wait for the log.
+struct Unrecorded {
+    slot: Slot,
+    id: MessageId,
+    outcomes: Vec<(u16, Outcome)>,
+    at: WallTime,
+}
+
+/// What a host said of recipients that are to be tried again.
+#[derive(Clone)]
+pub struct Refusals {
+    /// Empty if nobody was reached.
+    pub host: Rc<str>,
+    pub replies: Vec<(u16, Reply)>,
+}
+
+pub struct Home {
+    pub config: HomeConfig,
+    log: RefCell<Log<SpoolBuf>>,
+    files: RefCell<HashMap<FileIndex, DirectFile>>,
+    fates: RefCell<VecDeque<(GroupSeq, Rc<Fate>)>>,
+    /// Raised when something was appended.
+    commit: Signal,
+    /// Raised when a write has failed: what other logs have in flight on this file system is in doubt.
+    pub fault: Signal,
+    /// Raised when a commit has ended: room, perhaps.
+    pub progress: Broadcast,
+    cache: RefCell<Cache>,
+    unrecorded: RefCell<VecDeque<Unrecorded>>,
+    refusals: RefCell<HashMap<Entry, Refusals>>,
+    /// Recipients whose failure is being written.
+    failing: RefCell<HashSet<(Slot, u16)>>,
+    pub connections: RefCell<HashMap<(u8, ConnId), Rc<Connection>>>,
+    loading_bytes: Cell<u64>,
+    counters: Rc<Counters>,
+    clock: Clock,
+    writes_in_flight: Cell<usize>,
+}
+
+impl Home {
+    pub fn new(config: HomeConfig, log: Log<SpoolBuf>, counters: Rc<Counters>, clock: Clock) -> Rc<Home> {
+        let cache = RefCell::new(Cache::new(config.cache_bytes));
+        Rc::new(Home {
+            config,
+            log: RefCell::new(log),
+            files: RefCell::default(),
+            fates: RefCell::default(),
+            commit: Signal::default(),
+            fault: Signal::default(),
+            progress: Broadcast::default(),
+            cache,
+            unrecorded: RefCell::default(),
+            refusals: RefCell::default(),
+            failing: RefCell::default(),
+            connections: RefCell::default(),
+            loading_bytes: Cell::new(0),
+            counters,
+            clock,
+            writes_in_flight: Cell::new(0),
+        })
+    }
+
+    // ── Writing ──────────────────────────────────────────────────────────────────────────────────
+
+    /// The task that closes a group at the end of each turn in which something was appended.
+    pub async fn run_commits(self: Rc<Self>) {
+        self.pump();
+        loop {
+            self.commit.wait().await;
+            ring::yield_turn().await;
+            self.log.borrow_mut().end_turn();
+            self.pump();
+        }
+    }
+
+    /// The task that tries again what a lack of room or a fault has stopped.
+    pub async fn run_retries(self: Rc<Self>) {
+        loop {
+            ring::sleep(limits::SPOOL_RETRY_WAIT).await;
+            self.log.borrow_mut().retry_prepare();
+            self.record_waiting();
+            self.pump();
+        }
+    }
+
+    pub fn next_id(&self, now: WallTime) -> MessageId {
+        self.log.borrow_mut().next_id(now)
+    }
+
+    pub fn admits(&self, bytes: u64) -> Result<(), Refusal> {
+        self.log.borrow().admits(bytes)
+    }
+
+    /// Whether a delivery may start: its outcome has a place to go.
+    pub fn may_deliver(&self) -> bool {
+        self.log.borrow().takes_outcomes() && self.unrecorded.borrow().len() < limits::UNRECORDED_OUTCOMES
+    }
+
+    pub fn append(&self, message: &NewMessage<'_>) -> Result<(Slot, GroupSeq), Refusal> {
+        let appended = self.log.borrow_mut().append_message(message)?;
+        self.appended(appended.1);
+        Ok(appended)
+    }
+
+    pub fn append_fragment(
+        &self,
+        id: MessageId,
+        index: u32,
+        buffer: AlignedBuf,
+        body_bytes: u32,
+    ) -> Result<FragmentRef, (Refusal, AlignedBuf)> {
+        let appended = self.log.borrow_mut().append_fragment(id, index, SpoolBuf(buffer), body_bytes);
+        match appended {
+            Ok(fragment) => {
+                self.appended(fragment.group);
+                Ok(fragment)
+            }
+            Err((refusal, buffer)) => Err((refusal, buffer.0)),
+        }
+    }
+
+    pub fn abort(&self, id: MessageId, fragments: &[FragmentRef]) {
+        if !fragments.is_empty() {
+            self.log.borrow_mut().abort(id, fragments);
+            self.commit.raise();
+        }
+    }
+
+    fn appended(&self, group: GroupSeq) {
+        let mut fates = self.fates.borrow_mut();
+        if fates.back().is_none_or(|(last, _)| *last < group) {
+            fates.push_back((group, Rc::default()));
+        }
+        self.commit.raise();
+    }
+
+    /// The fate of a group. Ask in the turn of the append; the answer may be awaited any time later.
+    pub fn watch(&self, group: GroupSeq) -> Watch {
+        let fates = self.fates.borrow();
+        let at = fates.binary_search_by_key(&group, |(seq, _)| *seq);
+        Watch(at.ok().map(|at| fates[at].1.clone()))
+    }
+
+    /// Carries out what the log wants done.
+    fn pump(self: &Rc<Self>) {
+        loop {
+            let intent = self.log.borrow_mut().next_intent();
+            match intent {
+                None => return,
+                Some(Intent::Write { seq, file, offset, bytes, buffer }) => {
+                    self.write(seq, file, offset, bytes, buffer);
+                }
+                Some(Intent::Prepare { file, new, generation, header }) => {
+                    let home = self.clone();
+                    ring::spawn(async move {
+                        let ok = home.prepare(file, new, &header).await;
+                        if let Err(error) = &ok {
+                            tracing::warn!(file = file.0, %error, "a segment could not be prepared");
+                        }
+                        home.prepared(file, generation, ok.is_ok());
+                    });
+                }
+                Some(Intent::Copy { slot }) => {
+                    let home = self.clone();
+                    ring::spawn(async move { home.copy(slot).await });
+                }
+                Some(Intent::Delete { file }) => {
+                    self.files.borrow_mut().remove(&file);
+                    let path = segment_path(&self.config.dir, file);
+                    ring::spawn(async move {
+                        let removed = ring::blocking(move || std::fs::remove_file(path)).await;
+                        if let Err(error) = removed {
+                            tracing::warn!(file = file.0, %error, "a spare segment could not be deleted");
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    fn write(self: &Rc<Self>, seq: GroupSeq, file: FileIndex, offset: u32, bytes: u32, buffer: SpoolBuf) {
+        let home = self.clone();
+        let target =
+            self.files.borrow().get(&file).cloned().expect("a segment is prepared before it is used");
+        let started = self.clock.tick();
+        self.writes_in_flight.set(self.writes_in_flight.get() + 1);
+        let _ = self.counters.group_bytes.borrow_mut().record(u64::from(bytes));
+        ring::spawn(async move {
+            let (result, buffer) = target.write_at(buffer.0, bytes as usize, offset.into()).await;
+            home.writes_in_flight.set(home.writes_in_flight.get() - 1);
+            let took = home.clock.tick().since(started);
+            let _ = home.counters.commit_us.borrow_mut().record(took.as_micros().max(1) as u64);
+            if let Err(error) = &result {
+                tracing::error!(%error, "a commit failed; what it held is refused or written again");
+            }
+            // A fragment's buffer goes back to its pool when it is dropped.
+            drop(home.log.borrow_mut().on_written(seq, SpoolBuf(buffer), result.is_ok()));
+            if result.is_err() {
+                home.log.borrow_mut().fail_all_in_flight();
+                home.fault.raise();
+            }
+            home.after_completion();
+        });
+    }
+
+    /// Another log on the same file system had a failed write. The kernel may have told only that one
+    /// of a lost sync, so no commit in flight can be trusted.
+    pub fn distrust_commits(self: &Rc<Self>) {
+        self.log.borrow_mut().fail_all_in_flight();
+        self.after_completion();
+    }
+
+    fn after_completion(self: &Rc<Self>) {
+        let mut results = Vec::new();
+        self.log.borrow_mut().take_results(&mut results);
+        for (group, result) in results {
+            self.decide_fate(group, result == GroupResult::Durable);
+        }
+        self.record_waiting();
+        self.progress.raise();
+        // A commit slot is free: what was gathered meanwhile may go now.
+        self.log.borrow_mut().end_turn();
+        self.pump();
+    }
+
+    fn decide_fate(&self, group: GroupSeq, durable: bool) {
+        let fate = {
+            let mut fates = self.fates.borrow_mut();
+            match fates.binary_search_by_key(&group, |(seq, _)| *seq) {
+                Ok(at) => fates.remove(at).map(|(_, fate)| fate),
+                Err(_) => None,
+            }
+        };
+        if let Some(fate) = fate {
+            fate.durable.set(Some(durable));
+            for waker in fate.waiters.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    async fn prepare(&self, file: FileIndex, new: bool, header: &[u8]) -> std::io::Result<()> {
+        let path = segment_path(&self.config.dir, file);
+        if new {
+            let (path, bytes) = (path.clone(), self.config.segment_bytes);
+            ring::blocking(move || ring::prepare_segment(&path, bytes)).await?;
+        }
+        let opened = self.files.borrow().get(&file).cloned();
+        let target = match opened {
+            Some(target) => target,
+            None => {
+                let target = DirectFile::open(&path, self.config.open)?;
+                self.files.borrow_mut().insert(file, target.clone());
+                target
+            }
+        };
+        let mut buffer = AlignedBuf::zeroed(header.len());
+        buffer[..header.len()].copy_from_slice(header);
+        let bytes = buffer.len();
+        target.write_at(buffer, bytes, 0).await.0
+    }
+
+    fn prepared(self: &Rc<Self>, file: FileIndex, generation: Generation, ok: bool) {
+        self.log.borrow_mut().on_prepared(file, generation, ok);
+        self.log.borrow_mut().end_turn();
+        self.record_waiting();
+        self.progress.raise();
+        self.pump();
+    }
+
+    /// Opens a segment that recovery found, so that it can be read.
+    pub fn open_segment(&self, file: FileIndex) -> std::io::Result<()> {
+        let target = DirectFile::open(&segment_path(&self.config.dir, file), self.config.open)?;
+        self.files.borrow_mut().insert(file, target);
+        Ok(())
+    }
+
+    // ── Outcomes ─────────────────────────────────────────────────────────────────────────────────
+
+    /// Has the outcomes recorded, now or as soon as the log takes them. Nothing happens if the slot is
+    /// no longer the message's: an operator has removed it.
+    pub fn record(&self, slot: Slot, id: MessageId, outcomes: Vec<(u16, Outcome)>, at: WallTime) {
+        self.unrecorded.borrow_mut().push_back(Unrecorded { slot, id, outcomes, at });
+        self.record_waiting();
+    }
+
+    /// Records and waits until the record is durable; false if it cannot be.
+    pub async fn record_durably(
+        &self,
+        slot: Slot,
+        id: MessageId,
+        outcomes: Vec<(u16, Outcome)>,
+        at: WallTime,
+    ) -> bool {
+        loop {
+            if self.log.borrow().live().find(id) != Some(slot) {
+                return false;
+            }
+            let appended = self.log.borrow_mut().append_outcomes(slot, &outcomes, at);
+            match appended {
+                Ok(group) => {
+                    self.appended(group);
+                    self.cache.borrow_mut().remove(slot);
+                    return self.watch(group).wait().await;
+                }
+                Err(Refusal::Busy) => self.progress.wait().await,
+                Err(Refusal::NoRoom | Refusal::Unwritable) => return false,
+            }
+        }
+    }
+
+    fn record_waiting(&self) {
+        let mut unrecorded = self.unrecorded.borrow_mut();
+        while let Some(Unrecorded { slot, id, outcomes, at }) = unrecorded.front() {
+            if self.log.borrow().live().get(*slot).is_none_or(|m| m.id != *id) {
+                unrecorded.pop_front();
+                continue;
+            }
+            let appended = self.log.borrow_mut().append_outcomes(*slot, outcomes, *at);
+            match appended {
+                Ok(group) => {
+                    self.appended(group);
+                    let done = self.log.borrow().live().get(*slot).is_none_or(|m| m.pending == 0);
+                    if done {
+                        self.cache.borrow_mut().remove(*slot);
+                    }
+                    unrecorded.pop_front();
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Nothing waits to be written and nothing is being written.
+    pub fn is_quiet(&self) -> bool {
+        self.writes_in_flight.get() == 0
+            && self.unrecorded.borrow().is_empty()
+            && self.fates.borrow().is_empty()
+    }
+
+    /// Recipients of the part that have no final outcome, recorded or on its way.
+    pub fn pending(&self, message: &Message, entry: Entry) -> Vec<u16> {
+        let Some((_, range)) = message.envelope.destinations().nth(entry.part.into()) else {
+            return Vec::new();
+        };
+        let log = self.log.borrow();
+        let failing = self.failing.borrow();
+        range
+            .map(|r| r as u16)
+            .filter(|&r| matches!(log.live().state(entry.slot, r), Some(RecipientState::Pending { .. })))
+            .filter(|&r| failing.is_empty() || !failing.contains(&(entry.slot, r)))
+            .collect()
+    }
+
+    /// [`Home::pending`] without the message, where that can be told: a message for one recipient.
+    pub fn pending_without_body(&self, entry: Entry) -> Option<Vec<u16>> {
+        let log = self.log.borrow();
+        let Some(live) = log.live().get(entry.slot) else { return Some(Vec::new()) };
+        if live.recipients != 1 {
+            return None;
+        }
+        let pending = matches!(log.live().state(entry.slot, 0), Some(RecipientState::Pending { .. }))
+            && !self.failing.borrow().contains(&(entry.slot, 0));
+        Some(if pending { vec![0] } else { Vec::new() })
+    }
+
+    pub fn mark_failing(&self, slot: Slot, recipients: impl Iterator<Item = u16>) {
+        self.failing.borrow_mut().extend(recipients.map(|r| (slot, r)));
+    }
+
+    pub fn unmark_failing(&self, slot: Slot, recipients: impl Iterator<Item = u16>) {
+        let mut failing = self.failing.borrow_mut();
+        for r in recipients {
+            failing.remove(&(slot, r));
+        }
+    }
+
+    /// Keeps what a host said until the shard has set the next attempt.
+    pub fn remember_refusals(&self, entry: Entry, refusals: Refusals) {
+        self.refusals.borrow_mut().insert(entry, refusals);
+    }
+
+    pub fn take_refusals(&self, entry: Entry) -> Option<Refusals> {
+        self.refusals.borrow_mut().remove(&entry)
+    }
+
+    // ── Reading ──────────────────────────────────────────────────────────────────────────────────
+
+    /// Keeps the message in memory while there is room, so that it need not be read back.
+    pub fn keep(&self, slot: Slot, message: Rc<Message>) {
+        self.cache.borrow_mut().insert(slot, message);
+    }
+
+    pub fn cached(&self, slot: Slot) -> Option<Rc<Message>> {
+        self.cache.borrow().get(slot)
+    }
+
+    pub fn cached_bytes(&self) -> u64 {
+        self.cache.borrow().bytes() as u64
+    }
+
+    /// The message, from memory or from its segment.
+    pub async fn load(self: &Rc<Self>, slot: Slot) -> Result<Rc<Message>, LoadError> {
+        if let Some(message) = self.cached(slot) {
+            return Ok(message);
+        }
+        let stored = self.read(slot).await.map_err(|error| match error {
+            ReadError::Gone => LoadError::Gone,
+            ReadError::Io(kind) => LoadError::Io(kind),
+            other => LoadError::Damaged(other.to_string()),
+        })?;
+        let attempts = match self.log.borrow().live().state(slot, 0) {
+            Some(RecipientState::Pending { attempts, .. }) => attempts,
+            _ => 0,
+        };
+        let message = Message::new(stored.id, stored.envelope, stored.body);
+        message.attempts.set(attempts);
+        Ok(message)
+    }
+
+    /// Reads a message back and verifies it. Large reads wait for each other, so that many at once
+    /// cannot fill the memory.
+    async fn read(self: &Rc<Self>, slot: Slot) -> Result<StoredMessage, ReadError> {
+        let plan = self.log.borrow_mut().pin(slot).ok_or(ReadError::Gone)?;
+        let bytes: u64 = plan.extents.iter().map(|e| u64::from(e.bytes)).sum();
+        while self.loading_bytes.get() > 0 && self.loading_bytes.get() + bytes > limits::BODY_LOAD_BYTES {
+            ring::sleep(limits::BODY_LOAD_WAIT).await;
+        }
+        self.loading_bytes.set(self.loading_bytes.get() + bytes);
+        let result = self.read_plan(&plan).await;
+        self.loading_bytes.set(self.loading_bytes.get() - bytes);
+        self.log.borrow_mut().unpin(&plan);
+        result
+    }
+
+    async fn read_plan(&self, plan: &ReadPlan) -> Result<StoredMessage, ReadError> {
+        let mut extents = Vec::with_capacity(plan.extents.len());
+        for extent in &plan.extents {
+            let file = self.files.borrow().get(&extent.file).cloned().ok_or(ReadError::Gone)?;
+            let bytes = file
+                .read_exact_at(extent.offset.into(), extent.bytes as usize)
+                .await
+                .map_err(|e| ReadError::Io(e.kind()))?;
+            extents.push(bytes);
+        }
+        let slices: Vec<&[u8]> = extents.iter().map(|e| &**e).collect();
+        decode_message(plan, &slices, self.config.identity)
+    }
+
+    /// Answers the log's wish to copy a message forward.
+    async fn copy(self: &Rc<Self>, slot: Slot) {
+        let read = self.read(slot).await;
+        self.log.borrow_mut().on_copy_read(slot, read);
+        let mut damaged = Vec::new();
+        self.log.borrow_mut().take_quarantined(&mut damaged);
+        for id in damaged {
+            tracing::error!(%id, "a message was found damaged on disk and is quarantined");
+        }
+        self.commit.raise();
+        self.pump();
+    }
+
+    pub fn log(&self) -> std::cell::Ref<'_, Log<SpoolBuf>> {
+        self.log.borrow()
+    }
+}
+
+/// See [`Home::watch`].
+pub struct Watch(Option<Rc<Fate>>);
+
+impl Watch {
+    /// True if the group became durable.
+    pub async fn wait(self) -> bool {
+        let Some(fate) = self.0 else { return false };
+        std::future::poll_fn(|cx| match fate.durable.get() {
+            Some(durable) => Poll::Ready(durable),
+            None => {
+                fate.waiters.borrow_mut().push(cx.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}

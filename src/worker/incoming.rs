@@ -1,0 +1,290 @@
+//! A message on its way in: from the first body byte to the fate of its commit.
+//!
+//! Owns: where body bytes are kept meanwhile. A small body is gathered in one vector, which afterwards
+//! is the copy kept for delivery. One that outgrows `limits::COPY_BYTES` is received straight into
+//! aligned fragment buffers, which are written as they are. Promises: memory per message stays at one
+//! fragment buffer; a message is reported durable only when every group that holds a part of it is.
+//! Must not: interpret SMTP.
+use std::io;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Worker;
+use super::home::{Home, Message, Watch};
+use crate::config::Durability;
+use crate::limits;
+use crate::mail::envelope::Envelope;
+use crate::mail::id::MessageId;
+use crate::mail::trace::{self, Received};
+use crate::ring::{self, AlignedBuf, Stream};
+use crate::smtp::server::ServerSession;
+use crate::spool::{FRAGMENT_HEADROOM, FragmentRef, NewMessage, Refusal, Slot};
+
+/// What became of a message.
+pub enum Stored {
+    Durable { slot: Slot, message: Rc<Message>, bytes: u64 },
+    NoRoom,
+    Failed,
+    Loop,
+}
+
+pub struct Incoming {
+    id: MessageId,
+    client: IpAddr,
+    home: Rc<Home>,
+    /// Trace headers and body as long as it is small.
+    body: Vec<u8>,
+    direct: Option<Direct>,
+    fragments: Vec<FragmentRef>,
+    commits: Vec<Watch>,
+    bytes: u64,
+    /// Why it will not be stored; body bytes are then dropped as they come.
+    refused: Option<Stored>,
+}
+
+/// The fragment buffer being received into.
+struct Direct {
+    buffer: Option<AlignedBuf>,
+    /// Body bytes are `buffer[FRAGMENT_HEADROOM..body_end]`.
+    body_end: usize,
+    /// Bytes not yet consumed by the session are `buffer[body_end..filled]`.
+    filled: usize,
+}
+
+/// Where body bytes must end in a fragment buffer.
+const FRAGMENT_END: usize = FRAGMENT_HEADROOM + limits::FRAGMENT_BYTES;
+/// Least free space worth a read.
+const LEAST_READ: usize = 4096;
+
+impl Incoming {
+    /// Takes an id and writes the trace header (RFC 5321 §4.4).
+    pub fn begin(worker: &Rc<Worker>, session: &ServerSession, client: IpAddr) -> Incoming {
+        let home = worker.inbox().clone();
+        let now = worker.clock.now();
+        let id = home.next_id(now);
+        let transaction = session.transaction();
+        let refused = match home.admits(transaction.declared_bytes) {
+            Ok(()) | Err(Refusal::Busy) => None,
+            Err(Refusal::NoRoom) => Some(Stored::NoRoom),
+            Err(Refusal::Unwritable) => Some(Stored::Failed),
+        };
+        let expected = (transaction.declared_bytes as usize).min(limits::COPY_BYTES);
+        let mut body = Vec::with_capacity(512 + expected.max(1024));
+        let (helo, is_ehlo) = session.greeting_of_client();
+        let recipient = match &transaction.envelope.recipients[..] {
+            [only] => Some(&only.address),
+            _ => None,
+        };
+        trace::received(
+            &mut body,
+            &Received {
+                helo,
+                client: Some(client.to_canonical()),
+                by: &worker.shared.config.hostname,
+                protocol: if is_ehlo { "ESMTP" } else { "SMTP" },
+                id,
+                recipient,
+                at: now,
+            },
+        );
+        Incoming {
+            id,
+            client: client.to_canonical(),
+            home,
+            body,
+            direct: None,
+            fragments: Vec::new(),
+            commits: Vec::new(),
+            bytes: 0,
+            refused,
+        }
+    }
+
+    /// Takes body bytes on the copy path.
+    pub fn take(&mut self, bytes: &[u8]) {
+        if self.refused.is_none() {
+            self.bytes += bytes.len() as u64;
+            self.body.extend_from_slice(bytes);
+        }
+    }
+
+    pub fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    pub fn wants_direct(&self) -> bool {
+        self.direct.is_none() && self.refused.is_none() && self.body.len() > limits::COPY_BYTES
+    }
+
+    /// Goes over to fragment buffers. `rest` is what the session has not consumed yet.
+    pub async fn go_direct(&mut self, worker: &Rc<Worker>, rest: &[u8]) {
+        if is_loop(&self.body) {
+            self.refused = Some(Stored::Loop);
+        }
+        let mut buffer = worker.fragment_buffer().await;
+        let body = std::mem::take(&mut self.body);
+        let body_end = FRAGMENT_HEADROOM + body.len();
+        buffer[FRAGMENT_HEADROOM..body_end].copy_from_slice(&body);
+        let filled = body_end + rest.len();
+        buffer[body_end..filled].copy_from_slice(rest);
+        self.direct = Some(Direct { buffer: Some(buffer), body_end, filled });
+    }
+
+    fn direct(&mut self) -> &mut Direct {
+        self.direct.as_mut().expect("the caller asked is_direct")
+    }
+
+    /// Reads into the fragment buffer.
+    pub async fn read(&mut self, stream: &Stream, wait: Duration) -> io::Result<usize> {
+        let direct = self.direct();
+        let buffer = direct.buffer.take().expect("a buffer is there between two calls");
+        let from = direct.filled;
+        let (result, buffer) = stream.read_aligned(buffer, from, wait).await;
+        let direct = self.direct();
+        direct.buffer = Some(buffer);
+        if let Ok(read) = result {
+            direct.filled += read;
+        }
+        result
+    }
+
+    /// What the session has not consumed yet.
+    pub fn unconsumed(&self) -> &[u8] {
+        match &self.direct {
+            Some(Direct { buffer: Some(buffer), body_end, filled }) => &buffer[*body_end..*filled],
+            _ => &[],
+        }
+    }
+
+    /// The next `bytes` of the unconsumed are body, and lie where they belong.
+    pub fn consume(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        self.direct().body_end += bytes;
+    }
+
+    /// The next `bytes` of the unconsumed are not body (the final dot); the rest is the next command's.
+    pub fn skip(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let direct = self.direct();
+        let buffer = direct.buffer.as_mut().expect("a buffer is there between two calls");
+        buffer.copy_within(direct.body_end + bytes..direct.filled, direct.body_end);
+        direct.filled -= bytes;
+    }
+
+    /// Makes sure that there is room to read: a full buffer is handed to the log and a fresh one
+    /// takes over what the session has not consumed.
+    pub async fn make_room(&mut self, worker: &Rc<Worker>) {
+        let direct = self.direct();
+        let size = direct.buffer.as_ref().map_or(0, |b| b.len());
+        if direct.body_end < FRAGMENT_END && size - direct.filled >= LEAST_READ {
+            return;
+        }
+        // The full one goes first: sessions that each hold one and wait for another would wait for ever.
+        let rest = self.unconsumed().to_vec();
+        let excess = self.hand_over().await;
+        let mut fresh = worker.fragment_buffer().await;
+        let body_end = FRAGMENT_HEADROOM + excess.len();
+        let filled = body_end + rest.len();
+        fresh[FRAGMENT_HEADROOM..body_end].copy_from_slice(&excess);
+        fresh[body_end..filled].copy_from_slice(&rest);
+        self.direct = Some(Direct { buffer: Some(fresh), body_end, filled });
+    }
+
+    /// Hands the current fragment to the log. Returns the body bytes that lie past its end.
+    async fn hand_over(&mut self) -> Vec<u8> {
+        let Some(Direct { buffer: Some(mut buffer), body_end, .. }) = self.direct.take() else {
+            return Vec::new();
+        };
+        let end = body_end.min(FRAGMENT_END);
+        let excess = buffer[end..body_end].to_vec();
+        let body_bytes = (end - FRAGMENT_HEADROOM) as u32;
+        if self.refused.is_some() || body_bytes == 0 {
+            return excess;
+        }
+        loop {
+            let index = self.fragments.len() as u32;
+            match self.home.append_fragment(self.id, index, buffer, body_bytes) {
+                Ok(fragment) => {
+                    self.commits.push(self.home.watch(fragment.group));
+                    self.fragments.push(fragment);
+                    return excess;
+                }
+                Err((Refusal::Busy, returned)) => {
+                    buffer = returned;
+                    self.home.progress.wait().await;
+                }
+                Err((Refusal::NoRoom, _)) => {
+                    self.refused = Some(Stored::NoRoom);
+                    return excess;
+                }
+                Err((Refusal::Unwritable, _)) => {
+                    self.refused = Some(Stored::Failed);
+                    return excess;
+                }
+            }
+        }
+    }
+
+    /// The body has ended: writes the commit record and waits until all of the message is durable.
+    pub async fn store(mut self, worker: &Rc<Worker>, mut envelope: Envelope) -> Stored {
+        if self.is_direct() {
+            self.body = self.hand_over().await;
+        }
+        if self.fragments.is_empty() && self.refused.is_none() && is_loop(&self.body) {
+            self.refused = Some(Stored::Loop);
+        }
+        // A commit record must not name a fragment that was lost.
+        for commit in std::mem::take(&mut self.commits) {
+            if !commit.wait().await {
+                self.refused = Some(Stored::Failed);
+            }
+        }
+        envelope.received_at = worker.clock.now();
+        envelope.client = Some(self.client);
+        envelope.group_by_destination();
+        while !worker.outboxes.has_room() {
+            ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
+        }
+        let appended = loop {
+            if let Some(refused) = self.refused.take() {
+                self.home.abort(self.id, &self.fragments);
+                return refused;
+            }
+            let new = NewMessage {
+                id: self.id,
+                envelope: &envelope,
+                fragments: &self.fragments,
+                parts: &[&self.body],
+                reports: None,
+            };
+            match self.home.append(&new) {
+                Ok(appended) => break appended,
+                Err(Refusal::Busy) => self.home.progress.wait().await,
+                Err(Refusal::NoRoom) => self.refused = Some(Stored::NoRoom),
+                Err(Refusal::Unwritable) => self.refused = Some(Stored::Failed),
+            }
+        };
+        let (slot, group) = appended;
+        let commit = self.home.watch(group);
+        if worker.shared.config.durability != Durability::Memory && !commit.wait().await {
+            return Stored::Failed;
+        }
+        let message = Message::new(self.id, envelope, std::mem::take(&mut self.body));
+        if self.fragments.is_empty() {
+            self.home.keep(slot, message.clone());
+        }
+        Stored::Durable { slot, message, bytes: self.bytes }
+    }
+
+    /// The message was refused or the session ended: what was written of it is dead.
+    pub fn discard(self) {
+        self.home.abort(self.id, &self.fragments);
+    }
+}
+
+fn is_loop(body: &[u8]) -> bool {
+    trace::count_received(body) > limits::RECEIVED_HOPS
+}

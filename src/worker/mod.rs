@@ -1,0 +1,264 @@
+//! The worker thread: ties sessions, spool, scheduler and deliveries together on one ring.
+//!
+//! Owns: [`Worker`], all that one thread has: the sessions it accepted, its homes (logs), its shard of
+//! the scheduler and its outbound connections. Promises: nothing here is shared between threads but
+//! [`Shared`], which is read-only; a worker never blocks on another. Must not: be entered from another
+//! thread except through its mailbox.
+//!
+//! `inbound` → `incoming` → `home` → `shards` → `outbound` → `outcome` → `home` is the way of a message.
+mod cache;
+mod counters;
+mod dial;
+mod gate;
+mod handle;
+mod home;
+mod inbound;
+mod incoming;
+mod link;
+mod outbound;
+mod outcome;
+mod post;
+mod shards;
+mod signal;
+mod spool_dir;
+mod start;
+mod thread;
+mod time;
+mod user;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+pub use start::serve;
+
+use self::counters::Counters;
+use self::gate::Gate;
+use self::home::Home;
+use self::outbound::Connection;
+use self::post::{Batch, Outboxes, Post, ShardEvent};
+use self::signal::{Broadcast, Signal};
+use self::time::Clock;
+use crate::clock::{Rng, WallTime};
+use crate::config::{Config, Source};
+use crate::events::EventSender;
+use crate::limits;
+use crate::mail::address::Domain;
+use crate::mail::envelope::Envelope;
+use crate::resolve::Resolver;
+use crate::ring::{self, AlignedBuf, BufferPool, Listener, Mailbox, Stream};
+use crate::schedule::{Action, Entry, Shard, shard_of};
+use crate::smtp::server::ServerConfig;
+use crate::spool::{RecipientState, Slot};
+use crate::tls::ClientTls;
+
+/// What all workers read and none writes.
+pub struct Shared {
+    pub config: Config,
+    pub smtp: Arc<ServerConfig>,
+    pub resolver: Resolver,
+    pub tls: ClientTls,
+    pub events: EventSender,
+    pub gate: Arc<Gate>,
+    pub own_names: Vec<Domain>,
+    pub own_addresses: Vec<IpAddr>,
+    /// Worker of each home.
+    pub home_owners: Vec<usize>,
+}
+
+impl Shared {
+    pub fn owner_of_home(&self, home: u8) -> usize {
+        self.home_owners[usize::from(home)]
+    }
+    pub fn may_relay(&self, client: IpAddr) -> bool {
+        self.config.relay_from.iter().any(|net| net.contains(client))
+    }
+}
+
+pub struct Worker {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    pub clock: Clock,
+    pub counters: Rc<Counters>,
+    /// By home index; `None` for those of other workers. The first of its own takes new mail.
+    homes: Vec<Option<Rc<Home>>>,
+    shard: RefCell<Shard>,
+    pub outboxes: Outboxes,
+    /// Posts of this worker to itself and from others, in the order they are to be worked off.
+    local: RefCell<VecDeque<Post>>,
+    running_local: Cell<bool>,
+    actions: RefCell<Vec<Action>>,
+    /// Raised when the shard's next timer has moved forward.
+    timer: Signal,
+    timer_at: Cell<Option<WallTime>>,
+    sessions: RefCell<slab::Slab<Stream>>,
+    /// Raised when a session or an outbound connection has ended.
+    session_gone: Signal,
+    listeners: RefCell<Vec<Listener>>,
+    draining: Cell<bool>,
+    drain: Broadcast,
+    stop: Signal,
+    fragments: BufferPool,
+    sources_used: Cell<usize>,
+    rng: RefCell<Rng>,
+}
+
+impl Worker {
+    fn home(&self, index: u8) -> &Rc<Home> {
+        self.homes[usize::from(index)].as_ref().expect("posts for a home go to its owner")
+    }
+
+    /// The homes of this worker.
+    fn own_homes(&self) -> impl Iterator<Item = &Rc<Home>> {
+        self.homes.iter().flatten()
+    }
+
+    /// The home that takes new mail.
+    fn inbox(&self) -> &Rc<Home> {
+        self.own_homes().next().expect("every worker has a log")
+    }
+
+    /// Queues all parts of a new message.
+    fn enqueue(self: &Rc<Self>, home: &Rc<Home>, slot: Slot, envelope: &Envelope) {
+        for (part, (destination, range)) in envelope.destinations().enumerate() {
+            self.enqueue_part(
+                destination,
+                Entry { home: home.config.index, slot, part: part as u16 },
+                range.len() as u16,
+                (0, envelope.received_at),
+                envelope.received_at,
+            );
+        }
+    }
+
+    /// Queues what recovery found unfinished of a message.
+    fn requeue(self: &Rc<Self>, home: &Rc<Home>, slot: Slot, envelope: &Envelope, states: &[RecipientState]) {
+        for (part, (destination, range)) in envelope.destinations().enumerate() {
+            let mut pending = 0;
+            let mut tried = (0, WallTime::default());
+            for state in &states[range] {
+                if let RecipientState::Pending { attempts, next } = *state {
+                    pending += 1;
+                    tried = tried.max((attempts, next));
+                }
+            }
+            if pending > 0 {
+                let entry = Entry { home: home.config.index, slot, part: part as u16 };
+                self.enqueue_part(destination, entry, pending, tried, envelope.received_at);
+            }
+        }
+    }
+
+    fn enqueue_part(
+        self: &Rc<Self>,
+        destination: &Domain,
+        entry: Entry,
+        recipients: u16,
+        (attempts, due): (u8, WallTime),
+        received_at: WallTime,
+    ) {
+        let shard = shard_of(destination, self.shared.config.workers);
+        let destination = destination.clone();
+        self.tell_shard(
+            shard,
+            ShardEvent::Enqueue { destination, entry, recipients, attempts, received_at, due },
+        );
+    }
+
+    /// A buffer for a large body; waits while all are in use.
+    async fn fragment_buffer(&self) -> AlignedBuf {
+        loop {
+            if let Some(buffer) = self.fragments.take() {
+                return buffer;
+            }
+            ring::sleep(limits::BODY_LOAD_WAIT).await;
+        }
+    }
+
+    /// Whether one more outbound connection fits.
+    fn may_connect(&self) -> bool {
+        (self.counters.outbound_open.get() as usize) < limits::OUTBOUND_CONNECTIONS_PER_WORKER
+    }
+
+    /// The local address for a delivery to `target`: the configured ones of its family in turn.
+    fn next_source(&self, target: IpAddr) -> Option<&Source> {
+        let sources = &self.shared.config.sources;
+        let fits = |s: &&Source| s.address.is_ipv4() == target.is_ipv4();
+        let count = sources.iter().filter(fits).count();
+        if count == 0 {
+            return None;
+        }
+        let turn = self.sources_used.get();
+        self.sources_used.set(turn.wrapping_add(1));
+        sources.iter().filter(fits).nth(turn % count)
+    }
+
+    /// Ends when a drain begins.
+    async fn drain_begins(&self) {
+        if !self.draining.get() {
+            self.drain.wait().await;
+        }
+    }
+
+    /// Stops accepting; sessions and connections finish what they are at.
+    fn begin_drain(self: &Rc<Self>) {
+        if self.draining.replace(true) {
+            return;
+        }
+        for listener in self.listeners.take() {
+            listener.close();
+        }
+        for (_, stream) in self.sessions.borrow().iter() {
+            stream.interrupt();
+        }
+        for home in self.own_homes() {
+            let connections: Vec<Rc<Connection>> = home.connections.borrow().values().cloned().collect();
+            for connection in connections {
+                connection.drain();
+            }
+        }
+        self.drain.raise();
+        self.session_gone.raise();
+    }
+
+    /// Whether a drain has nothing left to wait for.
+    fn is_quiet(&self) -> bool {
+        self.sessions.borrow().is_empty()
+            && self.own_homes().all(|h| h.connections.borrow().is_empty() && h.is_quiet())
+    }
+
+    /// The task that spreads the news of a failed write to every other log of the spool.
+    async fn run_faults(self: Rc<Self>, home: Rc<Home>) {
+        loop {
+            home.fault.wait().await;
+            for other in self.own_homes().filter(|h| !Rc::ptr_eq(h, &home)) {
+                other.distrust_commits();
+            }
+            for worker in (0..self.shared.config.workers).filter(|&w| w != self.index) {
+                self.outboxes.push(worker, Post::Fault);
+            }
+        }
+    }
+
+    /// The task that takes posts from other threads.
+    async fn run_mailbox(self: Rc<Self>, mut mailbox: Mailbox<Batch>) {
+        while let Some(batch) = mailbox.recv().await {
+            for post in batch {
+                self.receive(post);
+            }
+        }
+    }
+
+    /// The task that hands over what waits for other workers, once per turn.
+    async fn run_outboxes(self: Rc<Self>) {
+        loop {
+            self.outboxes.flush.wait().await;
+            ring::yield_turn().await;
+            while !self.outboxes.flush_now() {
+                ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The outbound driver: one task per connection.
+//!
+//! Owns: carrying the entries the shard hands to a connection through a client session, pipelining the
+//! next message behind the body of the last. Promises: every entry given to a connection is answered
+//! to the shard exactly once (finished, deferred or returned) before the connection is reported
+//! closed; a peer can stall only its own connection. Must not: choose mail or set retry times.
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Worker;
+use super::dial::{self, DialError, Dialled};
+use super::home::{Home, Message};
+use super::link::Link;
+use super::outcome::{self, Peer, Tried};
+use super::post::ShardEvent;
+use super::signal::Signal;
+use crate::limits;
+use crate::mail::address::Domain;
+use crate::mail::envelope::BodyKind;
+use crate::mail::reply::Reply;
+use crate::ring;
+use crate::schedule::{ConnId, Entry};
+use crate::smtp::client::{ClientEvent, ClientPhase, ClientSession, Outgoing};
+
+/// A connection as the rest of the worker sees it.
+#[derive(Default)]
+pub struct Connection {
+    inbox: RefCell<VecDeque<Entry>>,
+    signal: Signal,
+    closing: Cell<bool>,
+    draining: Cell<bool>,
+}
+
+impl Connection {
+    /// Hands over an entry the shard has granted.
+    pub fn give(&self, entry: Entry) {
+        self.inbox.borrow_mut().push_back(entry);
+        self.signal.raise();
+    }
+    /// No more mail after what it holds.
+    pub fn close(&self) {
+        self.closing.set(true);
+        self.signal.raise();
+    }
+    /// No more mail after what has been started; the rest goes back.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.close();
+    }
+}
+
+/// Opens a connection in the name of `conn` of shard `shard`.
+pub fn start(worker: &Rc<Worker>, home: &Rc<Home>, shard: u8, conn: ConnId, destination: Domain) {
+    if worker.draining.get() || !home.may_deliver() || !worker.may_connect() {
+        worker.tell_shard(shard.into(), ShardEvent::ConnectPutOff { conn });
+        return;
+    }
+    let connection = Rc::new(Connection::default());
+    home.connections.borrow_mut().insert((shard, conn), connection.clone());
+    worker.counters.outbound_open.add(1);
+    let (worker, home) = (worker.clone(), home.clone());
+    ring::spawn(async move {
+        let ended = run(&worker, &home, shard, conn, &destination, &connection).await;
+        home.connections.borrow_mut().remove(&(shard, conn));
+        let waiting = connection.inbox.take();
+        for entry in waiting.into_iter().rev() {
+            worker.tell_shard(shard.into(), ShardEvent::Returned { conn, entry });
+        }
+        worker.counters.outbound_open.sub(1);
+        worker.tell_shard(shard.into(), ended);
+        worker.session_gone.raise();
+    });
+}
+
+/// Runs the connection to its end; returns what the shard is told last.
+async fn run(
+    worker: &Rc<Worker>,
+    home: &Rc<Home>,
+    shard: u8,
+    conn: ConnId,
+    destination: &Domain,
+    connection: &Rc<Connection>,
+) -> ShardEvent {
+    let dialled = tokio::select! {
+        dialled = dial::dial(worker, destination) => dialled,
+        // Connecting may take minutes; a stop does not wait for it.
+        () = worker.drain_begins() => return ShardEvent::ConnectPutOff { conn },
+    };
+    match dialled {
+        Err(DialError::PutOff) => ShardEvent::ConnectPutOff { conn },
+        Err(DialError::Failed { permanent, reply }) => {
+            worker.counters.connect_failures.add(1);
+            ShardEvent::ConnectFailed { conn, permanent, why: Arc::new(reply) }
+        }
+        Ok(Dialled { link, session, host, out }) => {
+            worker.counters.outbound_total.add(1);
+            let tls = link.tls_description().map(Rc::from);
+            let peer = Peer { host, tls };
+            let delivery = Delivery {
+                worker,
+                home,
+                shard,
+                conn,
+                connection,
+                link,
+                session,
+                peer,
+                out,
+                flying: VecDeque::with_capacity(limits::CONNECTION_WINDOW),
+                asked: false,
+                next_key: 0,
+            };
+            delivery.run().await;
+            ShardEvent::Closed { conn }
+        }
+    }
+}
+
+/// A message on its way.
+struct Work {
+    key: u64,
+    entry: Entry,
+    message: Rc<Message>,
+    recipients: Vec<u16>,
+}
+
+struct Delivery<'a> {
+    worker: &'a Rc<Worker>,
+    home: &'a Rc<Home>,
+    shard: u8,
+    conn: ConnId,
+    connection: &'a Rc<Connection>,
+    link: Link,
+    session: ClientSession,
+    peer: Peer,
+    out: Vec<u8>,
+    /// In the order they were started: at most `limits::CONNECTION_WINDOW`.
+    flying: VecDeque<Work>,
+    /// The shard knows that this connection has room.
+    asked: bool,
+    next_key: u64,
+}
+
+impl Delivery<'_> {
+    async fn run(mut self) {
+        let failure = loop {
+            // A delivery whose outcome could not be recorded would be made again.
+            if !self.home.may_deliver() {
+                self.connection.drain();
+            }
+            if self.connection.draining.get() {
+                self.return_waiting();
+            }
+            self.start_waiting().await;
+            self.ask();
+            if self.flying.is_empty() && self.session.can_start() && !self.link.has_input() {
+                let waiting = !self.connection.inbox.borrow().is_empty();
+                if self.connection.closing.get() && !waiting {
+                    self.quit().await;
+                    break None;
+                }
+                if waiting || self.rest().await {
+                    continue;
+                }
+            }
+            if let Err(reply) = self.turn().await {
+                break Some(reply);
+            }
+        };
+        if let Some(reply) = failure {
+            self.give_up(&reply);
+        }
+        self.link.close().await;
+    }
+
+    /// Starts what the shard has granted, as far as the session takes it.
+    async fn start_waiting(&mut self) {
+        while self.session.can_start() && self.flying.len() < limits::CONNECTION_WINDOW {
+            let Some(entry) = self.connection.inbox.borrow_mut().pop_front() else { return };
+            self.asked = false;
+            let message = match self.home.load(entry.slot).await {
+                Ok(message) => message,
+                Err(error) => {
+                    self.unreadable(entry, &error);
+                    continue;
+                }
+            };
+            let recipients = self.home.pending(&message, entry);
+            if recipients.is_empty() {
+                self.tell(ShardEvent::Finished { conn: self.conn, entry });
+                continue;
+            }
+            self.start(entry, message, recipients);
+        }
+    }
+
+    /// Gives back what has not been started, last granted first, so that the order is kept.
+    fn return_waiting(&self) {
+        for entry in self.connection.inbox.take().into_iter().rev() {
+            self.tell(ShardEvent::Returned { conn: self.conn, entry });
+        }
+    }
+
+    fn start(&mut self, entry: Entry, message: Rc<Message>, recipients: Vec<u16>) {
+        let key = self.next_key;
+        self.next_key += 1;
+        let envelope = &message.envelope;
+        let one;
+        let many;
+        let addresses: &[&str] = if let [only] = recipients[..] {
+            one = [envelope.recipients[usize::from(only)].address.as_str()];
+            &one
+        } else {
+            many = recipients
+                .iter()
+                .map(|&r| envelope.recipients[usize::from(r)].address.as_str())
+                .collect::<Vec<_>>();
+            &many
+        };
+        let outgoing = Outgoing {
+            key,
+            reverse_path: envelope.reverse_path.as_ref().map_or("", |a| a.as_str()),
+            recipients: addresses,
+            size_bytes: message.body.len() as u64,
+            body_kind: if envelope.body_kind == BodyKind::Binary {
+                BodyKind::EightBit
+            } else {
+                envelope.body_kind
+            },
+        };
+        self.session.start(outgoing, &mut self.out);
+        self.flying.push_back(Work { key, entry, message, recipients });
+    }
+
+    fn unreadable(&self, entry: Entry, error: &super::home::LoadError) {
+        tracing::error!(slot = entry.slot, %error, "a queued message cannot be read; it is tried again later");
+        // Without the message the recipients of the part are not known; the shard counts one.
+        self.tell(ShardEvent::Deferred { conn: self.conn, entry, recipients_left: 1 });
+    }
+
+    /// Tells the shard that there is room, once until it answers.
+    fn ask(&mut self) {
+        if self.asked || self.connection.closing.get() || self.worker.draining.get() {
+            return;
+        }
+        let held = self.flying.len() + self.connection.inbox.borrow().len();
+        let room = limits::CONNECTION_WINDOW.saturating_sub(held);
+        if room > 0 {
+            self.asked = true;
+            self.tell(ShardEvent::Want { conn: self.conn, room: room as u8 });
+        }
+    }
+
+    fn tell(&self, event: ShardEvent) {
+        self.worker.tell_shard(self.shard.into(), event);
+    }
+
+    /// With nothing in flight: waits for mail, an order to close, or the peer. True if mail or an
+    /// order came.
+    async fn rest(&mut self) -> bool {
+        tokio::select! {
+            () = self.connection.signal.wait() => true,
+            _ = self.link.readable(Duration::MAX) => false,
+        }
+    }
+
+    /// Sends what is due, reads, and works through what was read.
+    async fn turn(&mut self) -> Result<(), Reply> {
+        if !self.link.has_input() && !self.session.has_event() {
+            self.link.send(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
+            let wait = match self.session.phase() {
+                ClientPhase::DataStart => limits::DATA_START_WAIT,
+                ClientPhase::DataEnd => limits::DATA_END_WAIT,
+                _ => limits::COMMAND_REPLY_WAIT,
+            };
+            if self.link.receive(wait).await.map_err(|e| self.lost(&e))? == 0 {
+                return Err(self.lost(&std::io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        loop {
+            let (consumed, event) = self.session.feed(self.link.input(), &mut self.out);
+            self.link.consume(consumed);
+            match event {
+                ClientEvent::More => return Ok(()),
+                ClientEvent::SendBody { key } => self.send_body(key).await?,
+                ClientEvent::Done { key, replies } => self.done(key, replies),
+                ClientEvent::Failed(reply) => return Err(reply),
+                ClientEvent::Bye => return Err(self.lost(&std::io::ErrorKind::UnexpectedEof.into())),
+                ClientEvent::Ready => {}
+                ClientEvent::StartTls => unreachable!("TLS is settled before mail is sent"),
+            }
+        }
+    }
+
+    /// Sends the body in the stored form and the final dot. A small one goes out together with the
+    /// commands of the next message.
+    async fn send_body(&mut self, key: u64) -> Result<(), Reply> {
+        let work = self.flying.iter().find(|w| w.key == key).expect("the session answers what was started");
+        let message = work.message.clone();
+        if message.body.len() <= limits::COPY_BYTES {
+            self.out.extend_from_slice(&message.body);
+        } else {
+            for chunk in message.body.chunks(limits::FRAGMENT_BYTES) {
+                self.out.extend_from_slice(chunk);
+                self.link.send(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
+            }
+        }
+        self.out.extend_from_slice(b".\r\n");
+        self.session.body_sent(key);
+        self.start_waiting().await;
+        Ok(())
+    }
+
+    fn done(&mut self, key: u64, replies: Vec<Reply>) {
+        let at = self.flying.iter().position(|w| w.key == key).expect("the session answers what was started");
+        let work = self.flying.remove(at).expect("the position was just found");
+        self.asked = false;
+        self.settle(&work, replies);
+    }
+
+    fn settle(&self, work: &Work, replies: Vec<Reply>) {
+        let tried = Tried {
+            shard: self.shard,
+            conn: self.conn,
+            entry: work.entry,
+            message: &work.message,
+            recipients: &work.recipients,
+            peer: &self.peer,
+        };
+        outcome::settle(self.worker, self.home, &tried, replies);
+    }
+
+    /// The connection died or the peer closed the session: the first message in flight has had its
+    /// attempt, as has every one whose final dot was sent; the others go back untried.
+    fn give_up(&mut self, reply: &Reply) {
+        self.return_waiting();
+        let flying = std::mem::take(&mut self.flying);
+        for (nth, work) in flying.into_iter().enumerate().rev() {
+            if nth > 0 && !self.session.is_body_sent(work.key) {
+                self.tell(ShardEvent::Returned { conn: self.conn, entry: work.entry });
+                continue;
+            }
+            // Refusals that did arrive count; the rest is tried again. A failure of the session is
+            // never final for the message.
+            let known = self.session.refusals(work.key);
+            let lost = if reply.is_permanent() {
+                Reply::local(451, (4, 4, 2), &format!("the session failed: {reply}"))
+            } else {
+                reply.clone()
+            };
+            let replies = (0..work.recipients.len())
+                .map(|i| known.get(i).cloned().flatten().unwrap_or_else(|| lost.clone()))
+                .collect();
+            self.settle(&work, replies);
+        }
+    }
+
+    fn lost(&self, error: &std::io::Error) -> Reply {
+        let host = &self.peer.host;
+        let text = match error.kind() {
+            std::io::ErrorKind::TimedOut => format!("{host} did not answer in time"),
+            std::io::ErrorKind::UnexpectedEof => format!("{host} closed the connection"),
+            _ => format!("connection to {host} lost: {error}"),
+        };
+        Reply::local(451, (4, 4, 2), &text)
+    }
+
+    async fn quit(&mut self) {
+        self.session.quit(&mut self.out);
+        if self.link.send(&mut self.out, limits::QUIT_WAIT).await.is_err() {
+            return;
+        }
+        loop {
+            let (consumed, event) = self.session.feed(self.link.input(), &mut self.out);
+            self.link.consume(consumed);
+            match event {
+                ClientEvent::More => match self.link.receive(limits::QUIT_WAIT).await {
+                    Ok(read) if read > 0 => {}
+                    _ => return,
+                },
+                _ => return,
+            }
+        }
+    }
+}

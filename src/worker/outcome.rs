@@ -1,0 +1,371 @@
+//! From replies to outcomes: what is recorded, what is bounced, what is told.
+//!
+//! Owns: the rules of RFC 5321 §4.2.5, §4.5.5 and §6.1 for the sending side: 2xx delivered, 4xx tried
+//! again, 5xx or too old returned to the sender in a DSN with a null reverse-path, and never a DSN for
+//! a message that has one. Promises: the DSN is in the log before the outcome that it reports, and its
+//! commit record counts as that outcome. Must not: talk to peers or decide when to try again.
+use std::rc::Rc;
+
+use super::Worker;
+use super::home::{Home, Message, Refusals, Watch};
+use super::post::ShardEvent;
+use crate::clock::WallTime;
+use crate::events::Event;
+use crate::limits;
+use crate::mail::address::Address;
+use crate::mail::dsn::{self, Bounce, Failure};
+use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
+use crate::mail::id::MessageId;
+use crate::mail::reply::Reply;
+use crate::ring;
+use crate::schedule::{ConnId, Entry};
+use crate::spool::{NewMessage, Outcome, Refusal, Reports};
+
+/// One recipient's final refusal.
+pub struct Refused {
+    pub recipient: u16,
+    pub reply: Reply,
+    /// Who said it; none if nobody was reached.
+    pub host: Option<Rc<str>>,
+}
+
+/// Where a delivery took place, for events and DSNs.
+pub struct Peer {
+    pub host: Rc<str>,
+    pub tls: Option<Rc<str>>,
+}
+
+/// A message's part that was tried over a connection.
+pub struct Tried<'a> {
+    pub shard: u8,
+    pub conn: ConnId,
+    pub entry: Entry,
+    pub message: &'a Rc<Message>,
+    pub recipients: &'a [u16],
+    pub peer: &'a Peer,
+}
+
+/// Records what an attempt came to, one reply per recipient, and tells the shard.
+pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: Vec<Reply>) {
+    let now = worker.clock.now();
+    let slot = tried.entry.slot;
+    let mut delivered = Vec::with_capacity(tried.recipients.len());
+    let mut refused = Vec::new();
+    let mut deferred = Vec::new();
+    for (&recipient, reply) in tried.recipients.iter().zip(replies) {
+        if reply.is_success() {
+            if worker.shared.events.is_on() {
+                tell_delivered(worker, tried, recipient, &reply, now);
+            }
+            delivered.push((recipient, Outcome::Delivered(reply)));
+        } else if reply.is_permanent() {
+            refused.push(Refused { recipient, reply, host: Some(tried.peer.host.clone()) });
+        } else {
+            deferred.push((recipient, reply));
+        }
+    }
+    worker.counters.delivered.add(delivered.len() as u64);
+    if !delivered.is_empty() {
+        worker.counters.delivered_bytes.add(tried.message.body.len() as u64);
+        home.record(slot, tried.message.id, delivered, now);
+    }
+    if !refused.is_empty() {
+        fail_recipients(worker, home, slot, refused, false);
+    }
+    let (conn, entry) = (tried.conn, tried.entry);
+    let event = if deferred.is_empty() {
+        ShardEvent::Finished { conn, entry }
+    } else {
+        let recipients_left = deferred.len() as u16;
+        tried.message.remember(&deferred);
+        home.remember_refusals(entry, Refusals { host: tried.peer.host.clone(), replies: deferred });
+        ShardEvent::Deferred { conn, entry, recipients_left }
+    };
+    worker.tell_shard(tried.shard.into(), event);
+}
+
+fn tell_delivered(worker: &Worker, tried: &Tried<'_>, recipient: u16, reply: &Reply, now: WallTime) {
+    let envelope = &tried.message.envelope;
+    worker.shared.events.send(
+        now,
+        Event::Delivered {
+            id: tried.message.id,
+            recipient: envelope.recipients[usize::from(recipient)].address.to_string(),
+            host: tried.peer.host.to_string(),
+            reply: reply.to_string(),
+            attempts: tried.message.attempts.get().saturating_add(1),
+            queued_ms: now.since(envelope.received_at).as_millis() as u64,
+            tls: tried.peer.tls.as_ref().map(|t| t.to_string()),
+        },
+    );
+}
+
+/// Calls `then` with the part's pending recipients: at once where they are known without the message,
+/// else when it has been read.
+fn with_pending(home: &Rc<Home>, entry: Entry, then: impl FnOnce(Vec<u16>) + 'static) {
+    if let Some(pending) = home.pending_without_body(entry) {
+        return then(pending);
+    }
+    if let Some(message) = home.cached(entry.slot) {
+        return then(home.pending(&message, entry));
+    }
+    let home = home.clone();
+    ring::spawn(async move {
+        match home.load(entry.slot).await {
+            Ok(message) => then(home.pending(&message, entry)),
+            Err(error) => tracing::error!(slot = entry.slot, %error, "a queued message cannot be read"),
+        }
+    });
+}
+
+/// The shard has set the next attempt: it is made durable with the reason.
+pub fn record_deferred(
+    worker: &Rc<Worker>,
+    home: &Rc<Home>,
+    entry: Entry,
+    attempts: u8,
+    next: WallTime,
+    why: Option<&Reply>,
+) {
+    let Some(id) = home.log().live().get(entry.slot).map(|m| m.id) else { return };
+    if let Some(refusals) = home.take_refusals(entry) {
+        write_deferred(worker, home, entry, id, (attempts, next), refusals);
+        return;
+    }
+    let reply = why.cloned().unwrap_or_else(|| Reply::local(450, (4, 4, 1), "no host could be reached"));
+    let (worker, kept) = (worker.clone(), home.clone());
+    with_pending(home, entry, move |pending| {
+        let replies: Vec<_> = pending.into_iter().map(|r| (r, reply.clone())).collect();
+        if let Some(message) = kept.cached(entry.slot) {
+            message.remember(&replies);
+        }
+        let refusals = Refusals { host: Rc::from(""), replies };
+        write_deferred(&worker, &kept, entry, id, (attempts, next), refusals);
+    });
+}
+
+fn write_deferred(
+    worker: &Rc<Worker>,
+    home: &Rc<Home>,
+    entry: Entry,
+    id: MessageId,
+    (attempts, next): (u8, WallTime),
+    refusals: Refusals,
+) {
+    worker.counters.deferred.add(refusals.replies.len() as u64);
+    if let Some(message) = home.cached(entry.slot) {
+        message.attempts.set(attempts);
+    }
+    if worker.shared.events.is_on() {
+        tell_deferred(worker, home, entry, refusals.clone(), (attempts, next));
+    }
+    let outcomes = refusals
+        .replies
+        .into_iter()
+        .map(|(recipient, reply)| (recipient, Outcome::Deferred { attempts, next, reply }))
+        .collect();
+    home.record(entry.slot, id, outcomes, worker.clock.now());
+}
+
+fn tell_deferred(
+    worker: &Rc<Worker>,
+    home: &Rc<Home>,
+    entry: Entry,
+    refusals: Refusals,
+    (attempts, next): (u8, WallTime),
+) {
+    let (worker, home) = (worker.clone(), home.clone());
+    ring::spawn(async move {
+        let Ok(message) = home.load(entry.slot).await else { return };
+        for (recipient, reply) in refusals.replies {
+            let Some(to) = message.envelope.recipients.get(usize::from(recipient)) else { continue };
+            worker.shared.events.send(
+                worker.clock.now(),
+                Event::Deferred {
+                    id: message.id,
+                    recipient: to.address.to_string(),
+                    host: refusals.host.to_string(),
+                    reply: reply.to_string(),
+                    attempts,
+                    next,
+                },
+            );
+        }
+    });
+}
+
+/// The part is older than `--max-age`: its pending recipients fail.
+pub fn expire(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry) {
+    let known = home.take_refusals(entry);
+    let (worker, kept) = (worker.clone(), home.clone());
+    with_pending(home, entry, move |pending| {
+        let refused = pending
+            .into_iter()
+            .map(|recipient| {
+                let last = known.as_ref().and_then(|known| {
+                    let (_, reply) = known.replies.iter().find(|(r, _)| *r == recipient)?;
+                    Some((known.host.clone(), reply.clone()))
+                });
+                match last {
+                    Some((host, reply)) => Refused { recipient, reply, host: Some(host) },
+                    None => {
+                        let reply = Reply::local(450, (4, 4, 7), "delivery time expired");
+                        Refused { recipient, reply, host: None }
+                    }
+                }
+            })
+            .collect();
+        fail_recipients(&worker, &kept, entry.slot, refused, true);
+    });
+}
+
+/// The destination can never take mail.
+pub fn fail(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry, why: Option<&Reply>) {
+    let reply = why.cloned().unwrap_or_else(|| Reply::local(550, (5, 4, 4), "the destination takes no mail"));
+    let (worker, kept) = (worker.clone(), home.clone());
+    with_pending(home, entry, move |pending| {
+        let refused = pending
+            .into_iter()
+            .map(|recipient| Refused { recipient, reply: reply.clone(), host: None })
+            .collect();
+        fail_recipients(&worker, &kept, entry.slot, refused, false);
+    });
+}
+
+fn fail_recipients(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, refused: Vec<Refused>, expired: bool) {
+    if refused.is_empty() {
+        return;
+    }
+    home.mark_failing(slot, refused.iter().map(|r| r.recipient));
+    let (worker, home) = (worker.clone(), home.clone());
+    ring::spawn(async move {
+        // What cannot be read any more cannot be bounced; it stays pending until it can.
+        match home.load(slot).await {
+            Ok(message) => {
+                let mut refused = refused;
+                while !refused.is_empty() {
+                    let rest = refused.split_off(refused.len().min(limits::DSN_RECIPIENTS));
+                    bounce(&worker, &home, slot, &message, refused, expired).await;
+                    refused = rest;
+                }
+            }
+            Err(error) => {
+                tracing::error!(slot, %error, "a failed message cannot be read back; it stays queued");
+                home.unmark_failing(slot, refused.iter().map(|r| r.recipient));
+            }
+        }
+    });
+}
+
+/// Writes the DSN (where one is due) and the outcomes, in this order, then queues the DSN.
+async fn bounce(
+    worker: &Rc<Worker>,
+    home: &Rc<Home>,
+    slot: u32,
+    message: &Rc<Message>,
+    refused: Vec<Refused>,
+    expired: bool,
+) {
+    let now = worker.clock.now();
+    let report = match &message.envelope.reverse_path {
+        Some(sender) => Some(write_dsn(worker, home, message, sender, &refused, expired).await),
+        None => None,
+    };
+    let counter = if expired { &worker.counters.expired } else { &worker.counters.failed };
+    counter.add(refused.len() as u64);
+    if worker.shared.events.is_on() {
+        for r in &refused {
+            let to = &message.envelope.recipients[usize::from(r.recipient)].address;
+            worker.shared.events.send(
+                now,
+                Event::Failed {
+                    id: message.id,
+                    recipient: to.to_string(),
+                    host: r.host.as_deref().unwrap_or_default().to_string(),
+                    reply: r.reply.to_string(),
+                    attempts: message.attempts.get().saturating_add(u8::from(!expired)),
+                    bounce: report,
+                },
+            );
+        }
+    }
+    home.unmark_failing(slot, refused.iter().map(|r| r.recipient));
+    let outcomes = refused.into_iter().map(|r| (r.recipient, Outcome::Failed(r.reply))).collect();
+    home.record(slot, message.id, outcomes, now);
+}
+
+/// Appends the DSN to the log of the message it reports on and arranges its queueing. Returns its id.
+async fn write_dsn(
+    worker: &Rc<Worker>,
+    home: &Rc<Home>,
+    message: &Rc<Message>,
+    sender: &Address,
+    refused: &[Refused],
+    expired: bool,
+) -> MessageId {
+    let now = worker.clock.now();
+    let id = home.next_id(now);
+    let recipients: Vec<u16> = refused.iter().map(|r| r.recipient).collect();
+    let failures: Vec<Failure<'_>> = refused
+        .iter()
+        .map(|r| Failure {
+            recipient: &message.envelope.recipients[usize::from(r.recipient)].address,
+            reply: &r.reply,
+            host: r.host.as_deref(),
+            expired,
+            last_attempt: Some(now),
+        })
+        .collect();
+    let mut body = Vec::with_capacity(4096);
+    dsn::bounce(
+        &mut body,
+        &Bounce {
+            reporting_mta: &worker.shared.config.hostname,
+            id,
+            at: now,
+            original: message.id,
+            original_sender: sender,
+            received_at: message.envelope.received_at,
+            failures: &failures,
+            original_headers: &message.body,
+            original_form: message.envelope.body_form,
+        },
+    );
+    let envelope = Envelope {
+        reverse_path: None,
+        recipients: vec![Recipient { address: sender.clone() }],
+        body_kind: BodyKind::SevenBit,
+        body_form: BodyForm::DotStuffed,
+        received_at: now,
+        client: None,
+    };
+    loop {
+        let reports = Reports { id: message.id, recipients: &recipients };
+        let new =
+            NewMessage { id, envelope: &envelope, fragments: &[], parts: &[&body], reports: Some(reports) };
+        let appended = home.append(&new);
+        match appended {
+            Ok((slot, group)) => {
+                worker.counters.bounces.add(1);
+                home.keep(slot, Message::new(id, envelope, body));
+                queue_when_durable(worker, home, slot, home.watch(group));
+                return id;
+            }
+            Err(Refusal::Busy) => home.progress.wait().await,
+            // The outcome waits with its DSN: a failure must not be recorded without it.
+            Err(Refusal::NoRoom | Refusal::Unwritable) => ring::sleep(limits::SPOOL_RETRY_WAIT).await,
+        }
+    }
+}
+
+/// The log writes a DSN again by itself if its commit fails, so it is queued whatever came of the first
+/// try; but not before that is known.
+fn queue_when_durable(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, commit: Watch) {
+    let (worker, home) = (worker.clone(), home.clone());
+    ring::spawn(async move {
+        commit.wait().await;
+        if let Ok(message) = home.load(slot).await {
+            worker.enqueue(&home, slot, &message.envelope);
+        }
+    });
+}

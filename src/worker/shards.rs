@@ -1,0 +1,169 @@
+//! The worker's shard of the scheduler, and the way of its decisions to the homes.
+//!
+//! Owns: feeding the pure scheduler with events and carrying out its actions, here or through a post
+//! to the worker that has the home. Promises: events of one sender reach a shard in order; an action
+//! for a connection that has gone gives its entry back at once. Must not: decide anything itself.
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Worker;
+use super::home::Home;
+use super::post::{Post, ShardEvent};
+use super::{outbound, outcome};
+use crate::clock::WallTime;
+use crate::mail::reply::Reply;
+use crate::ring;
+use crate::schedule::{Action, Event};
+
+impl Worker {
+    /// Hands an event to the shard that owns it.
+    pub fn tell_shard(self: &Rc<Self>, shard: usize, event: ShardEvent) {
+        if shard == self.index {
+            self.local.borrow_mut().push_back(Post::Shard(event));
+            self.run_local();
+        } else {
+            self.outboxes.push(shard, Post::Shard(event));
+        }
+    }
+
+    /// Takes a post from another worker.
+    pub fn receive(self: &Rc<Self>, post: Post) {
+        self.local.borrow_mut().push_back(post);
+        self.run_local();
+    }
+
+    /// Works off the local queue. Not re-entered: what an action causes is queued behind it.
+    fn run_local(self: &Rc<Self>) {
+        if self.running_local.replace(true) {
+            return;
+        }
+        loop {
+            let Some(post) = self.local.borrow_mut().pop_front() else { break };
+            match post {
+                Post::Shard(event) => self.run_shard(event),
+                Post::Action { shard, action, why } => self.perform(shard, action, why),
+                Post::Call(call) => call(self),
+                Post::Fault => self.own_homes().for_each(Home::distrust_commits),
+                Post::Drain => self.begin_drain(),
+                Post::Stop => self.stop.raise(),
+            }
+        }
+        self.running_local.set(false);
+    }
+
+    fn run_shard(self: &Rc<Self>, event: ShardEvent) {
+        let why = match &event {
+            ShardEvent::ConnectFailed { why, .. } => Some(why.clone()),
+            _ => None,
+        };
+        let event = match &event {
+            ShardEvent::Enqueue { destination, entry, recipients, attempts, received_at, due } => {
+                Event::Enqueue {
+                    destination,
+                    entry: *entry,
+                    recipients: *recipients,
+                    attempts: *attempts,
+                    received_at: *received_at,
+                    due: *due,
+                }
+            }
+            ShardEvent::Want { conn, room } => Event::Want { conn: *conn, room: *room },
+            ShardEvent::Finished { conn, entry } => Event::Finished { conn: *conn, entry: *entry },
+            ShardEvent::Deferred { conn, entry, recipients_left } => {
+                Event::Deferred { conn: *conn, entry: *entry, recipients_left: *recipients_left }
+            }
+            ShardEvent::Returned { conn, entry } => Event::Returned { conn: *conn, entry: *entry },
+            ShardEvent::ConnectFailed { conn, permanent, .. } => {
+                Event::ConnectFailed { conn: *conn, permanent: *permanent }
+            }
+            ShardEvent::ConnectPutOff { conn } => Event::ConnectPutOff { conn: *conn },
+            ShardEvent::Closed { conn } => Event::Closed { conn: *conn },
+            ShardEvent::Retry { destination } => Event::Retry { destination: destination.as_ref() },
+            ShardEvent::Forget { entry, destination } => Event::Forget { entry: *entry, destination },
+        };
+        self.decide(event, why);
+    }
+
+    fn decide(self: &Rc<Self>, event: Event<'_>, why: Option<Arc<Reply>>) {
+        let mut actions = self.actions.take();
+        self.shard.borrow_mut().handle(self.clock.now(), event, &mut actions);
+        for action in actions.drain(..) {
+            let home = home_of(&action);
+            let owner = self.shared.owner_of_home(home);
+            let post = Post::Action { shard: self.index as u8, action, why: why.clone() };
+            if owner == self.index {
+                self.local.borrow_mut().push_back(post);
+            } else {
+                self.outboxes.push(owner, post);
+            }
+        }
+        self.actions.replace(actions);
+        let next = self.shard.borrow().next_timer();
+        if next.is_some_and(|at| self.timer_at.get().is_none_or(|armed| at < armed)) {
+            self.timer.raise();
+        }
+    }
+
+    fn perform(self: &Rc<Self>, shard: u8, action: Action, why: Option<Arc<Reply>>) {
+        let home = self.home(home_of(&action)).clone();
+        match action {
+            Action::Connect { conn, destination, .. } => {
+                outbound::start(self, &home, shard, conn, destination);
+            }
+            Action::Deliver { conn, entry, .. } => {
+                let connection = home.connections.borrow().get(&(shard, conn)).cloned();
+                match connection {
+                    Some(connection) => connection.give(entry),
+                    None => self.tell_shard(shard.into(), ShardEvent::Returned { conn, entry }),
+                }
+            }
+            Action::Close { conn, .. } => {
+                if let Some(connection) = home.connections.borrow().get(&(shard, conn)) {
+                    connection.close();
+                }
+            }
+            Action::Deferred { entry, attempts, next } => {
+                outcome::record_deferred(self, &home, entry, attempts, next, why.as_deref());
+            }
+            Action::Expired { entry } => outcome::expire(self, &home, entry),
+            Action::Fail { entry } => outcome::fail(self, &home, entry, why.as_deref()),
+        }
+    }
+
+    /// The task that wakes the shard when something in it is due. It sleeps while nothing waits for
+    /// time.
+    pub async fn run_timer(self: Rc<Self>) {
+        loop {
+            let next = self.shard.borrow().next_timer();
+            self.timer_at.set(next);
+            match next {
+                None => self.timer.wait().await,
+                Some(at) => {
+                    let wait = until(self.clock.now(), at);
+                    if !wait.is_zero() {
+                        tokio::select! {
+                            () = ring::sleep(wait) => {}
+                            () = self.timer.wait() => continue,
+                        }
+                    }
+                    self.decide(Event::Timer, None);
+                    self.run_local();
+                    // Timer work comes in bounded batches: let sessions run between two of them.
+                    ring::yield_turn().await;
+                }
+            }
+        }
+    }
+}
+
+fn until(now: WallTime, at: WallTime) -> Duration {
+    at.since(now)
+}
+
+fn home_of(action: &Action) -> u8 {
+    match action {
+        Action::Connect { home, .. } | Action::Deliver { home, .. } | Action::Close { home, .. } => *home,
+        Action::Deferred { entry, .. } | Action::Expired { entry } | Action::Fail { entry } => entry.home,
+    }
+}

@@ -1,0 +1,297 @@
+//! Start and stop of the server.
+//!
+//! Owns: the order in which things come up (checks, listeners, spool, privileges, threads, recovery,
+//! `ready`) and go down (drain, commit, join). Promises: whatever is wrong is said in one line with the
+//! remedy before anything is touched; no mail is taken before recovery has ended; an orderly stop
+//! leaves nothing unrecorded that could be recorded within `--shutdown-grace`. Must not: do work of the
+//! running server.
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+
+use super::gate::Gate;
+use super::handle::Handle;
+use super::home::HomeConfig;
+use super::post::{Batch, Post};
+use super::spool_dir::SpoolDir;
+use super::thread::{self, HomeSetup, Setup};
+use super::time::Clock;
+use super::{Shared, user};
+use crate::config::{Config, Durability};
+use crate::control::{self, ControlConfig};
+use crate::events::{self, EventSender};
+use crate::limits;
+use crate::mail::address::Domain;
+use crate::resolve::{ResolveConfig, Resolver};
+use crate::ring::{self, Listener, MailboxSender, OpenFile, Wanted, mailbox};
+use crate::smtp::server::ServerConfig;
+use crate::spool::LogConfig;
+use crate::tls::ClientTls;
+
+/// Runs the server until it is told to stop.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    SpoolDir::make(&config.spool)?;
+    let durable = config.durability == Durability::Disk;
+    let locked_bytes = (config.workers * limits::COMMIT_BUFFERS * limits::COMMIT_BUFFER_BYTES) as u64;
+    let checked = ring::start_up_checks(&config.spool, Wanted { durable, locked_bytes })?;
+    let control_config = ControlConfig::new(&config)?;
+    let listeners = bind(&config)?;
+    if let Some(name) = &config.user {
+        user::become_user(name, &config.spool)?;
+    }
+    let spool = SpoolDir::open(&config.spool)?;
+    let homes = plan_homes(&spool, config.workers)?;
+    let (events, events_thread) = match &config.event_log {
+        Some(path) => {
+            let (sender, thread) = events::start(path)?;
+            (sender, Some(thread))
+        }
+        None => (EventSender::off(), None),
+    };
+    let shared = Arc::new(share(config, events, homes.iter().map(|h| h.owner).collect())?);
+    let open = OpenFile {
+        sync: if durable { ring::Sync::Data } else { ring::Sync::None },
+        direct: checked.direct_block.is_some(),
+        write: true,
+        lock: true,
+    };
+    let block_bytes = checked.direct_block.unwrap_or(0).max(limits::BLOCK_BYTES) as u32;
+    let clock = Clock::start();
+    let mut started = start_workers(&shared, &spool, &homes, open, block_bytes, clock, &listeners)?;
+
+    let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone()));
+    let control = control::start(control_config, handle.clone())?;
+    started.wait_until_recovered()?;
+    for addresses in &listeners.addresses {
+        eprintln!("listening on {addresses}");
+    }
+    if let Some(address) = control.address() {
+        eprintln!("control on {address}");
+    }
+    eprintln!("durability {}", shared.config.durability.as_str());
+    eprintln!("ready");
+    handle.set_ready(true);
+    let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
+
+    wait_for_stop(&started, &shared)?;
+    handle.set_ready(false);
+    let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Stopping]);
+    started.join()?;
+    control.stop();
+    drop(handle);
+    drop(shared);
+    if let Some(thread) = events_thread {
+        let _ = thread.join();
+    }
+    drop(spool);
+    eprintln!("stopped");
+    Ok(())
+}
+
+/// Listening sockets: each worker has one of its own per address.
+struct Bound {
+    addresses: Vec<SocketAddr>,
+    sockets: Vec<Vec<TcpListener>>,
+}
+
+fn bind(config: &Config) -> anyhow::Result<Bound> {
+    let mut bound =
+        Bound { addresses: Vec::new(), sockets: (0..config.workers).map(|_| Vec::new()).collect() };
+    for &wanted in &config.listen {
+        let mut address = wanted;
+        // SO_REUSEPORT would let a second server of the same user share the port silently.
+        if address.port() != 0 && std::net::TcpListener::bind(address).is_err_and(in_use) {
+            bail!("--listen {address}: the port is in use; stop what uses it or choose another");
+        }
+        for sockets in &mut bound.sockets {
+            let socket = Listener::bind(address).with_context(|| {
+                format!("--listen {wanted}: cannot listen there; below port 1024 root is needed (see --user)")
+            })?;
+            address = socket.local_addr()?;
+            sockets.push(socket);
+        }
+        bound.addresses.push(address);
+    }
+    Ok(bound)
+}
+
+fn in_use(error: std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AddrInUse
+}
+
+/// One log and the worker that serves it.
+struct HomePlan {
+    log: u16,
+    owner: usize,
+}
+
+/// Every worker has the log of its own number; logs beyond the number of workers are served as well, for
+/// what is still in them.
+fn plan_homes(spool: &SpoolDir, workers: usize) -> anyhow::Result<Vec<HomePlan>> {
+    let mut logs: Vec<u16> = (0..workers as u16).collect();
+    logs.extend(spool.logs()?.into_iter().filter(|&log| usize::from(log) >= workers));
+    if logs.len() > limits::WORKERS {
+        bail!("the spool has {} logs, more than the {} that one process serves", logs.len(), limits::WORKERS);
+    }
+    Ok(logs.into_iter().map(|log| HomePlan { log, owner: usize::from(log) % workers }).collect())
+}
+
+fn share(config: Config, events: EventSender, home_owners: Vec<usize>) -> anyhow::Result<Shared> {
+    let resolver = Resolver::start(ResolveConfig { servers: config.dns.clone(), ..ResolveConfig::default() })
+        .context("starting the DNS thread")?;
+    let own_name = Domain::parse(config.hostname.as_bytes())
+        .with_context(|| format!("--hostname {}", config.hostname))?;
+    Ok(Shared {
+        smtp: Arc::new(ServerConfig {
+            hostname: config.hostname.as_str().into(),
+            max_message_bytes: config.max_message_bytes,
+            max_recipients: config.max_recipients,
+        }),
+        resolver,
+        tls: ClientTls::opportunistic(),
+        events,
+        gate: Gate::new(config.max_connections, config.max_connections_per_ip),
+        own_names: vec![own_name],
+        own_addresses: config.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()).collect(),
+        home_owners,
+        config,
+    })
+}
+
+/// The running workers as the main thread sees them.
+struct Started {
+    threads: Vec<std::thread::JoinHandle<anyhow::Result<()>>>,
+    senders: Vec<MailboxSender<Batch>>,
+    recovered: crossbeam_channel::Receiver<anyhow::Result<()>>,
+}
+
+impl Started {
+    fn wait_until_recovered(&mut self) -> anyhow::Result<()> {
+        for _ in 0..self.threads.len() {
+            self.recovered.recv().context("a worker ended while it started")??;
+        }
+        Ok(())
+    }
+
+    fn tell_all(&self, post: impl Fn() -> Post) {
+        for sender in &self.senders {
+            let mut batch = vec![post()];
+            while let Err(refused) = sender.try_send(batch) {
+                if self.threads.iter().all(|t| t.is_finished()) {
+                    break;
+                }
+                batch = refused;
+                std::thread::sleep(limits::MAILBOX_RETRY_WAIT);
+            }
+        }
+    }
+
+    fn join(self) -> anyhow::Result<()> {
+        for thread in self.threads {
+            thread.join().map_err(|_| anyhow::anyhow!("a worker thread panicked"))??;
+        }
+        Ok(())
+    }
+}
+
+fn start_workers(
+    shared: &Arc<Shared>,
+    spool: &SpoolDir,
+    homes: &[HomePlan],
+    open: OpenFile,
+    block_bytes: u32,
+    clock: Clock,
+    bound: &Bound,
+) -> anyhow::Result<Started> {
+    let config = &shared.config;
+    let (tell, recovered) = crossbeam_channel::bounded(config.workers);
+    let (senders, mailboxes): (Vec<_>, Vec<_>) =
+        (0..config.workers).map(|_| mailbox::<Batch>(limits::MAILBOX_DEPTH)).unzip();
+    let cpus = ring::available_cpus();
+    let max_segments = match config.spool_limit_bytes {
+        0 => u32::MAX,
+        limit => u32::try_from(limit / config.segment_bytes / homes.len() as u64).unwrap_or(u32::MAX),
+    };
+    let cache_bytes = (config.memory_limit_bytes / 2) as usize / homes.len();
+    let mut threads = Vec::new();
+    for (index, mailbox) in mailboxes.into_iter().enumerate() {
+        let own = homes.iter().enumerate().filter(|(_, plan)| plan.owner == index);
+        let own = own.map(|(home, plan)| HomeSetup {
+            config: HomeConfig {
+                index: home as u8,
+                identity: spool.identity,
+                dir: spool.log_path(plan.log),
+                segment_bytes: config.segment_bytes,
+                open,
+                cache_bytes: cache_bytes.min(limits::BODY_CACHE_BYTES),
+            },
+            log: LogConfig {
+                identity: spool.identity,
+                log: plan.log,
+                segment_bytes: config.segment_bytes as u32,
+                block_bytes,
+                max_segments,
+                commits_in_flight: limits::COMMITS_IN_FLIGHT,
+            },
+        });
+        let setup = Setup {
+            index,
+            shared: shared.clone(),
+            clock,
+            homes: own.collect(),
+            home_count: homes.len(),
+            mailbox,
+            senders: senders.clone(),
+            sockets: bound.sockets[index].iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?,
+            cpu: (config.workers <= cpus.len()).then(|| cpus[index]),
+            tell: tell.clone(),
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+        threads.push(thread.spawn(move || thread::run(setup)).context("starting a worker thread")?);
+    }
+    Ok(Started { threads, senders, recovered })
+}
+
+/// Waits for a signal to stop and sees the stop through: the first SIGTERM or SIGINT drains, a second
+/// one stops at once. SIGHUP has nothing to reload yet and must not kill.
+fn wait_for_stop(started: &Started, shared: &Arc<Shared>) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut watchdog = tokio::time::interval(limits::WATCHDOG_PERIOD);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => tracing::info!("SIGHUP: nothing to reload"),
+                _ = watchdog.tick() => {
+                    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
+                    if started.threads.iter().any(|t| t.is_finished()) {
+                        bail!("a worker thread has ended by itself");
+                    }
+                }
+            }
+        }
+        eprintln!("stopping: finishing what is in flight (a second signal stops at once)");
+        started.tell_all(|| Post::Drain);
+        let all_ended = async {
+            while !started.threads.iter().all(|t| t.is_finished()) {
+                tokio::time::sleep(limits::DRAIN_POLL).await;
+            }
+        };
+        tokio::select! {
+            () = all_ended => {}
+            _ = terminate.recv() => started.tell_all(|| Post::Stop),
+            _ = interrupt.recv() => started.tell_all(|| Post::Stop),
+            // The workers keep the grace themselves; this is for one that does not.
+            () = tokio::time::sleep(shared.config.shutdown_grace + limits::DRAIN_OVERTIME) => {
+                bail!("the workers did not stop within --shutdown-grace; what is queued is safe in the spool");
+            }
+        }
+        Ok(())
+    })
+}

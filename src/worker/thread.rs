@@ -1,0 +1,237 @@
+//! One worker thread, from recovery to its last commit.
+//!
+//! Owns: building a [`Worker`] from what recovery found, starting its tasks, and ending it. Promises: a
+//! log is read only when no earlier process can still write to it, and what was read is durable; the
+//! thread leaves after a drain only when everything it can record is recorded, or the grace is over.
+//! Must not: touch another worker's log.
+use std::cell::{Cell, RefCell};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context;
+use crossbeam_channel::Sender;
+
+use super::counters::Counters;
+use super::home::{Home, HomeConfig, SpoolBuf};
+use super::post::{Batch, Outboxes};
+use super::spool_dir::{SegmentFiles, segment_path};
+use super::time::Clock;
+use super::{Shared, Worker, inbound};
+use crate::clock::{self, Rng};
+use crate::limits;
+use crate::ring::{self, AlignedBuf, BufferPool, FileLock, Listener, Mailbox, MailboxSender, RuntimeConfig};
+use crate::schedule::{Shard, ShardConfig};
+use crate::spool::{FileIndex, Log, LogConfig, RecoveredLog, RecoveredMessage, SegmentSource, recover};
+
+/// What one worker thread starts with.
+pub struct Setup {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    pub clock: Clock,
+    pub homes: Vec<HomeSetup>,
+    /// Homes of all workers.
+    pub home_count: usize,
+    pub mailbox: Mailbox<Batch>,
+    pub senders: Vec<MailboxSender<Batch>>,
+    pub sockets: Vec<TcpListener>,
+    pub cpu: Option<usize>,
+    /// Told once when recovery has ended or failed.
+    pub tell: Sender<anyhow::Result<()>>,
+}
+
+pub struct HomeSetup {
+    pub config: HomeConfig,
+    pub log: LogConfig,
+}
+
+/// A log as recovery found it.
+struct Found {
+    setup: HomeSetup,
+    files: Vec<FileIndex>,
+    log: RecoveredLog,
+    messages: Vec<RecoveredMessage>,
+}
+
+/// The body of a worker thread.
+pub fn run(mut setup: Setup) -> anyhow::Result<()> {
+    let tell = setup.tell.clone();
+    let homes = std::mem::take(&mut setup.homes);
+    let found: anyhow::Result<Vec<Found>> = homes.into_iter().map(read_log).collect();
+    match found {
+        Ok(found) => {
+            let runtime = RuntimeConfig { cpu: setup.cpu, ..RuntimeConfig::default() };
+            ring::run(&runtime, work(setup, found)).context("the worker's ring")?
+        }
+        Err(error) => {
+            let _ = tell.send(Err(error));
+            Ok(())
+        }
+    }
+}
+
+/// Waits for the last writes of a killed predecessor, makes what is there durable, and reads it.
+fn read_log(setup: HomeSetup) -> anyhow::Result<Found> {
+    let dir: &PathBuf = &setup.config.dir;
+    let shown = dir.display().to_string();
+    std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
+        .create(dir)
+        .with_context(|| format!("making {shown}"))?;
+    let mut source = SegmentFiles::new(dir.clone());
+    let files = source.files().with_context(|| format!("reading {shown}"))?;
+    remove_unfinished(dir).with_context(|| format!("tidying {shown}"))?;
+    for &file in &files {
+        let path = segment_path(dir, file);
+        let lock = FileLock::lock_or_wait(&path, limits::ZOMBIE_WAIT)
+            .with_context(|| format!("{}: an earlier process still writes to it", path.display()))?;
+        std::fs::File::open(&path)
+            .and_then(|f| f.sync_all())
+            .with_context(|| format!("syncing {}", path.display()))?;
+        drop(lock);
+    }
+    let (log, messages, findings) =
+        recover(&setup.log, &mut source).with_context(|| format!("recovering {shown}"))?;
+    for finding in findings {
+        tracing::warn!(log = setup.log.log, "recovery: {finding}");
+    }
+    Ok(Found { setup, files, log, messages })
+}
+
+/// Segments whose preparation an earlier process did not finish hold nothing.
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "new") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
+    let tell = setup.tell.clone();
+    let mailbox = setup.mailbox;
+    let counters = Rc::new(Counters::default());
+    let mut homes: Vec<Option<Rc<Home>>> = (0..setup.home_count).map(|_| None).collect();
+    let mut waiting = Vec::new();
+    for found in found {
+        let index = found.setup.config.index;
+        let home = build_home(found.setup, found.log, &found.files, &counters, setup.clock);
+        let home = match home {
+            Ok(home) => home,
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                return Ok(());
+            }
+        };
+        waiting.push((home.clone(), found.messages));
+        homes[usize::from(index)] = Some(home);
+    }
+    let config = &setup.shared.config;
+    let shard = Shard::new(ShardConfig {
+        seed: clock::secret_u64(),
+        homes: setup.home_count as u8,
+        retry_schedule: config.retry_schedule.clone(),
+        jitter_percent: limits::RETRY_JITTER_PERCENT,
+        max_age: config.max_age,
+        destination_connections: config.destination_connections,
+        messages_per_connection: config.messages_per_connection,
+        window: limits::CONNECTION_WINDOW,
+        connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER / config.workers,
+        connection_idle: limits::OUTBOUND_IDLE_WAIT,
+    });
+    let worker = Rc::new(Worker {
+        index: setup.index,
+        shared: setup.shared.clone(),
+        clock: setup.clock,
+        counters,
+        homes,
+        shard: RefCell::new(shard),
+        outboxes: Outboxes::new(setup.senders),
+        local: RefCell::default(),
+        running_local: Cell::new(false),
+        actions: RefCell::default(),
+        timer: Default::default(),
+        timer_at: Cell::new(None),
+        sessions: RefCell::default(),
+        session_gone: Default::default(),
+        listeners: RefCell::default(),
+        draining: Cell::new(false),
+        drain: Default::default(),
+        stop: Default::default(),
+        fragments: BufferPool::new(limits::FRAGMENT_BUFFERS, limits::FRAGMENT_BUFFER_BYTES, false),
+        sources_used: Cell::new(setup.index),
+        rng: RefCell::new(Rng::new(clock::secret_u64())),
+    });
+    ring::spawn(worker.clone().run_mailbox(mailbox));
+    ring::spawn(worker.clone().run_outboxes());
+    ring::spawn(worker.clone().run_timer());
+    for (home, messages) in waiting {
+        ring::spawn(home.clone().run_commits());
+        ring::spawn(home.clone().run_retries());
+        ring::spawn(worker.clone().run_faults(home.clone()));
+        for message in messages {
+            worker.requeue(&home, message.slot, &message.envelope, &message.states);
+        }
+    }
+    let _ = tell.send(Ok(()));
+    for socket in setup.sockets {
+        let listener = Listener::from_std(socket).context("taking over a listening socket")?;
+        worker.listeners.borrow_mut().push(listener.clone());
+        ring::spawn(inbound::accept(worker.clone(), listener));
+    }
+    worker.until_stopped().await;
+    Ok(())
+}
+
+fn build_home(
+    setup: HomeSetup,
+    recovered: RecoveredLog,
+    files: &[FileIndex],
+    counters: &Rc<Counters>,
+    clock: Clock,
+) -> anyhow::Result<Rc<Home>> {
+    let shown = setup.config.dir.display().to_string();
+    let mut log = Log::new(setup.log, recovered);
+    let pool = BufferPool::new(limits::COMMIT_BUFFERS, limits::COMMIT_BUFFER_BYTES, true);
+    for _ in 0..limits::COMMIT_BUFFERS {
+        let buffer = pool.take().unwrap_or_else(|| AlignedBuf::zeroed(limits::COMMIT_BUFFER_BYTES));
+        log.lend(SpoolBuf(buffer));
+    }
+    let home = Home::new(setup.config, log, counters.clone(), clock);
+    for &file in files {
+        home.open_segment(file).with_context(|| format!("opening segment {} of {shown}", file.0))?;
+    }
+    Ok(home)
+}
+
+impl Worker {
+    /// Ends when the worker may leave: told to stop, or drained.
+    async fn until_stopped(self: &Rc<Self>) {
+        tokio::select! {
+            () = self.stop.wait() => return,
+            () = self.drain_begins() => {}
+        }
+        let deadline = Instant::now() + self.shared.config.shutdown_grace;
+        while Instant::now() < deadline && !self.is_quiet() {
+            tokio::select! {
+                () = self.stop.wait() => return,
+                () = ring::sleep(limits::DRAIN_POLL) => {}
+            }
+        }
+        // What could not end in time is cut off; its outcomes, if any, have been appended: the last
+        // commits are awaited.
+        for (_, stream) in self.sessions.borrow().iter() {
+            stream.shutdown();
+        }
+        let deadline = Instant::now() + limits::DRAIN_OVERTIME / 2;
+        while Instant::now() < deadline && !self.own_homes().all(|h| h.is_quiet()) {
+            tokio::select! {
+                () = self.stop.wait() => return,
+                () = ring::sleep(limits::DRAIN_POLL) => {}
+            }
+        }
+    }
+}
