@@ -104,6 +104,34 @@ fn over_loopback() {
     report(wrong);
 }
 
+/// Every dialogue is named in the table, and every name in the table is a dialogue's.
+#[test]
+fn the_table_and_the_dialogues_name_each_other() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/RFC5321.md");
+    let table = std::fs::read_to_string(path).expect("the table is there");
+    let rows = || table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| §"));
+    let mut wrong = Vec::new();
+    let mut named = BTreeMap::new();
+    for row in rows() {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [section, _, state, dialogues] = cells[..] else {
+            wrong.push(format!("a row has four cells: {row}"));
+            continue;
+        };
+        let known = ["done", "not applicable", "deliberately different"].iter().any(|s| state.starts_with(s));
+        if !known || !section.starts_with(|c: char| c.is_ascii_digit()) {
+            wrong.push(format!("a row begins with its section and has a known state: {row}"));
+        }
+        for name in dialogues.split('`').skip(1).step_by(2) {
+            *named.entry(name.to_string()).or_insert(0) += 1;
+        }
+    }
+    let known: BTreeSet<String> = dialogues().into_iter().map(|dialogue| dialogue.name).collect();
+    wrong.extend(named.keys().filter(|n| !known.contains(*n)).map(|n| format!("no dialogue is called {n}")));
+    wrong.extend(known.iter().filter(|n| !named.contains_key(*n)).map(|n| format!("the table leaves out {n}")));
+    report(wrong);
+}
+
 /// The checkers can fail: each of these dialogues claims something that is not so.
 #[test]
 fn false_dialogues_fail() {
@@ -172,8 +200,7 @@ fn files_that_do_not_follow_the_format_are_refused() {
 
 #[test]
 fn the_format_says_what_it_means() {
-    let text =
-        "set relay = no\nset max-recipients = 7\nC: a\\t\\x41\\0\\\\\\{2 n\\#}\\\nC: b\nS x2: 250 *\nclose";
+    let text = "set relay = no\nset max-recipients = 7\nC: a\\t\\x41\\0\\\\\\{2 n\\#}\\\nC: b\nS x2: 250 *\nclose";
     let dialogue = parse_one(text).expect("well-formed");
     let settings = Settings { may_relay: false, max_recipients: 7, ..Settings::default() };
     assert_eq!(dialogue.settings, settings);
