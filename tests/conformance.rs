@@ -24,7 +24,7 @@ use session::Split;
 /// runs of a dialogue together read the square of its length.
 const CUT_EVERYWHERE_BYTES: usize = 3_000;
 /// What all the runs of one such dialogue may read.
-const CUT_BUDGET_BYTES: usize = 16 << 20;
+const CUT_BUDGET_BYTES: usize = 8 << 20;
 
 fn dialogues() -> Vec<Dialogue> {
     dialogue::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/conformance"))
@@ -128,7 +128,9 @@ fn the_table_and_the_dialogues_name_each_other() {
     }
     let known: BTreeSet<String> = dialogues().into_iter().map(|dialogue| dialogue.name).collect();
     wrong.extend(named.keys().filter(|n| !known.contains(*n)).map(|n| format!("no dialogue is called {n}")));
-    wrong.extend(known.iter().filter(|n| !named.contains_key(*n)).map(|n| format!("the table leaves out {n}")));
+    wrong.extend(
+        known.iter().filter(|n| !named.contains_key(*n)).map(|n| format!("the table leaves out {n}")),
+    );
     report(wrong);
 }
 
@@ -200,7 +202,8 @@ fn files_that_do_not_follow_the_format_are_refused() {
 
 #[test]
 fn the_format_says_what_it_means() {
-    let text = "set relay = no\nset max-recipients = 7\nC: a\\t\\x41\\0\\\\\\{2 n\\#}\\\nC: b\nS x2: 250 *\nclose";
+    let text =
+        "set relay = no\nset max-recipients = 7\nC: a\\t\\x41\\0\\\\\\{2 n\\#}\\\nC: b\nS x2: 250 *\nclose";
     let dialogue = parse_one(text).expect("well-formed");
     let settings = Settings { may_relay: false, max_recipients: 7, ..Settings::default() };
     assert_eq!(dialogue.settings, settings);
