@@ -166,6 +166,16 @@ pub const FRAGMENT_BUFFER_BYTES: usize = FRAGMENT_BYTES + 2 * BLOCK_BYTES;
 pub const SPARE_SEGMENTS: usize = 2;
 /// Prepared segments per log that only outcomes, DSNs and copies may use.
 pub const RESERVED_SEGMENTS: usize = 1;
+/// Messages of one log being copied forward at a time: enough to hide the reads behind the writes.
+pub const COPIES_IN_FLIGHT: usize = 4;
+/// Bytes of messages being copied forward at which no further copy is begun (one may exceed it).
+pub const COPY_FORWARD_BYTES: u64 = 1024 * 1024;
+/// Payload of one outcome record; outcomes of a message with more recipients take several records.
+pub const OUTCOME_RECORD_BYTES: usize = 32 * 1024;
+/// Ids in one abort record.
+pub const ABORTS_PER_RECORD: usize = 1024;
+/// Bytes read from a segment at a time by recovery.
+pub const RECOVERY_READ_BYTES: usize = 1024 * 1024;
 /// Logs in one spool: the log number has 12 bits in a message id.
 pub const LOGS: usize = 4096;
 

@@ -28,7 +28,8 @@ fn what_was_acknowledged_survives_kill_9() {
         let workers = (1 + round % 2).to_string();
         let args = ["--route", &route, "--retry-schedule", "1s", "--segment-size", "8MiB"];
         let server = Server::start(dir.path(), &[&args[..], &["--workers", &workers]].concat());
-        let mut load = LoadArgs::new(server.addr, u64::from(u32::MAX));
+        let mut load = LoadArgs::new(server.addr, 0);
+        load.messages = None;
         load.duration = Some(Duration::from_millis(2500));
         load.tolerate_errors = true;
         load.domains = Some(5);

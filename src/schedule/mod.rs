@@ -10,8 +10,9 @@
 //! Promises:
 //! - Every event costs O(1) amortised, whatever the backlog and the number of destinations; work
 //!   that concerns many entries is done in batches ([`limits::SCHEDULE_BATCH`](crate::limits)), the
-//!   rest when the timer comes, which [`Shard::next_timer`] then wants at once. Exceptions, both
-//!   rare: [`Event::Forget`] walks the queue of one destination, [`Shard::destinations`] the table.
+//!   rest when the timer comes, which [`Shard::next_timer`] then wants at once. What is walked is the
+//!   homes that have mail for one destination; and, rarely, the queue of one destination
+//!   ([`Event::Forget`]) or the table of them ([`Shard::destinations`]).
 //! - An entry is 24 bytes; every entry is ready, deferred or held by exactly one connection.
 //! - A destination never has more than `destination_connections` slots in use, a home never more
 //!   than `connections_per_home`, each counted from Connect until Closed.
@@ -37,6 +38,8 @@ mod delivery;
 mod destination;
 mod entries;
 mod list;
+#[cfg(test)]
+mod measure;
 mod retry;
 mod shard;
 #[cfg(test)]
@@ -96,7 +99,8 @@ pub enum Event<'a> {
         received_at: WallTime,
         due: WallTime,
     },
-    /// The connection has greeted and may carry mail; asks for up to `room` entries.
+    /// The connection has greeted and may carry mail; asks for up to `room` entries beyond those it holds. The
+    /// last request counts: entries handed out are taken off it, a new Want replaces it, a Returned ends it.
     Want { conn: ConnId, room: u8 },
     /// Every recipient of the part is finished (delivered or failed).
     Finished { conn: ConnId, entry: Entry },

@@ -386,11 +386,11 @@ fn homes_take_turns_on_a_single_slot() {
 
 #[test]
 fn idle_connections_make_room_for_other_homes_and_destinations() {
-    // (limits, where the second message goes)
-    let destination_full = |config: &mut ShardConfig| config.destination_connections = 1;
-    let home_full = |config: &mut ShardConfig| config.connections_per_home = 1;
-    let cases: [(fn(&mut ShardConfig), &str, u8); 2] =
-        [(destination_full, "a.test", 1), (home_full, "b.test", 0)];
+    // (what is full, where the second message goes)
+    type Change = fn(&mut ShardConfig);
+    let destination_full: Change = |config| config.destination_connections = 1;
+    let home_full: Change = |config| config.connections_per_home = 1;
+    let cases = [(destination_full, "a.test", 1), (home_full, "b.test", 0)];
     for (change, name, home) in cases {
         let mut bench = Bench::new(change);
         let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];

@@ -1,14 +1,45 @@
 //! The spool: a segmented append-only log per worker. Sans-IO: records ↔ bytes ↔ intents.
 //!
-//! CONTRACT (to be kept by whoever fills this in). Files suggested: format.rs (byte layouts, checksums),
-//! record.rs (record codec), envelope.rs (TLV codec of Envelope/outcome), group.rs (building a group in a
-//! buffer), live.rs (table of live messages), log.rs (the writer: the type below), recovery.rs (reading
-//! segments back), reader.rs (verify and decode one message from segment bytes), reclaim.rs.
+//! Owns: the format of the log (`docs/LOG_FORMAT.md`), the group-commit writer ([`Log`]), the table of
+//! live messages ([`LiveTable`]), reclaim, recovery ([`recover`]) and reading one message back
+//! ([`decode_message`]). Promises: a message whose group was reported [`GroupResult::Durable`] is found
+//! again by recovery until every recipient has a durable terminal outcome, and never afterwards. Must
+//! not: open a file, ask for the time, or import anything but `limits`, `clock` and `mail`.
 //!
-//! Vocabulary: a *slot* of the file table is a segment file `seg-NNNNNN` in `SPOOL/log-NNNN/`; each time
-//! a file is put to use it gets the log's next *generation* number (rising, never reused), so
-//! (generation, offset) names a place for good. The keyed checksum's key of a generation is derived from the spool's
-//! secret, the log number and the generation, so losing a segment's own header loses nothing.
+//! Vocabulary: a *segment* is a file `seg-NNNNNN` in `SPOOL/log-NNNN/`, named by its [`FileIndex`]; each
+//! time a file is put to use it gets the log's next [`Generation`] (rising, never reused), so
+//! (generation, offset) names a [`Place`] for good. A *group* is what one write carries, a *frame* one
+//! record in it. The checksum key of a generation is derived from the spool's secret, the log's number
+//! and the generation, so losing a segment's own header loses nothing.
+//!
+//! How the edge drives it: lend buffers, append, call [`Log::end_turn`], carry out every [`Intent`] of
+//! [`Log::next_intent`] and answer it, then read [`Log::take_results`]. Nothing here waits.
+mod append;
+mod checksum;
+mod envelope;
+mod failure;
+mod format;
+mod group;
+mod inflight;
+mod live;
+mod log;
+mod outcome;
+mod reader;
+mod reclaim;
+mod record;
+mod recovery;
+mod segments;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+pub use format::{FRAGMENT_HEADROOM, FRAGMENT_TAILROOM};
+pub use live::{LiveMessage, LiveTable};
+pub use log::Log;
+pub use reader::{Extent, Hold, ReadError, ReadPlan, StoredMessage, decode_message};
+pub use recovery::{Damage, Finding, RecoveredLog, RecoveryError, SegmentSource, recover};
+pub use stats::LogStats;
+
 use crate::clock::WallTime;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
@@ -25,7 +56,7 @@ pub trait Buffer {
 pub struct FileIndex(pub u32);
 
 /// A use of a segment file. Rising within a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Generation(pub u32);
 
 /// Where a frame begins.
@@ -36,7 +67,7 @@ pub struct Place {
 }
 
 /// A group of the log, rising; a record is durable when its group is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupSeq(pub u64);
 
 /// Index into the log's table of live messages: the home's short name for a message.
@@ -151,45 +182,3 @@ pub enum RecipientState {
     Pending { attempts: u8, next: WallTime },
     Done,
 }
-
-// The writer itself, as the worker uses it (B: Buffer):
-//
-// impl<B: Buffer> Log<B> {
-//   pub fn new(config: LogConfig, recovered: RecoveredLog) -> Log<B>;
-//   /// Lends a commit buffer (start-up; later ones come back by on_written).
-//   pub fn lend(&mut self, buffer: B);
-//   /// The next id (MessageId::next with the log's last).
-//   pub fn next_id(&mut self, now: WallTime) -> MessageId;
-//   /// Whether new mail of this size would be taken now (MAIL/BodyStarts time check).
-//   pub fn admits(&self, bytes: u64) -> Result<(), Refusal>;
-//   pub fn append_message(&mut self, message: &NewMessage) -> Result<(Slot, GroupSeq), Refusal>;
-//   /// Zero-copy: `buffer` was received into, body at FRAGMENT_HEADROOM.., `body_bytes` long; the log fills in group and
-//   /// frame headers in the headroom, pads the tail, and the whole buffer is one group.
-//   pub fn append_fragment(&mut self, id: MessageId, index: u32, buffer: B, body_bytes: u32) -> Result<FragmentRef, (Refusal, B)>;
-//   /// The transaction ended without commit: its fragments are dead.
-//   pub fn abort(&mut self, id: MessageId, fragments: &[FragmentRef]);
-//   /// Outcomes of several recipients of one message. Uses the reserve; returns Busy only when buffers are exhausted (the
-//   /// caller keeps them and tries again after the next completion). When the last recipient is terminal the slot is freed
-//   /// once the record is durable.
-//   pub fn append_outcomes(&mut self, slot: Slot, outcomes: &[(u16, Outcome)], now: WallTime) -> Result<GroupSeq, Refusal>;
-//   /// Closes the open group (end of turn) if a commit slot is free, and yields intents until None.
-//   pub fn end_turn(&mut self);
-//   pub fn next_intent(&mut self) -> Option<Intent<B>>;
-//   pub fn on_written(&mut self, seq: GroupSeq, buffer: B, ok: bool);
-//   pub fn on_prepared(&mut self, file: FileIndex, generation: Generation, ok: bool);
-//   pub fn on_copy_read(&mut self, slot: Slot, message: Result<StoredMessage, ReadError>);
-//   /// Groups whose fate was decided since the last call.
-//   pub fn take_results(&mut self, out: &mut Vec<(GroupSeq, GroupResult)>);
-//   pub fn live(&self) -> &LiveTable; // get(slot) -> Option<LiveMessage { id, place, frame_bytes, pending: count, … }>, find(id), iter
-//   /// Where to read the message: list of (file, offset, bytes) extents; pins the segments until unpin.
-//   pub fn pin(&mut self, slot: Slot) -> Option<ReadPlan>; pub fn unpin(&mut self, plan: &ReadPlan);
-//   pub fn stats(&self) -> LogStats; // segments, live bytes, bytes written, group-size histogram inputs, write amplification …
-// }
-//
-// /// Verifies (id, generation, checksum) and decodes what `pin`'s extents read.
-// pub fn decode_message(plan: &ReadPlan, extents: &[&[u8]], identity: SpoolIdentity) -> Result<StoredMessage, ReadError>;
-// pub struct StoredMessage { id, envelope: Envelope, body: Vec<u8> (trace + body in stored form) }
-//
-// /// Recovery over a directory of segments given as a trait, so that simulation and edge share it. Readers never write.
-// pub trait SegmentSource { fn files(&mut self) -> io::Result<Vec<FileIndex>>; fn len(..); fn read_at(&mut self, file, offset, buf) -> io::Result<()>; }
-// pub fn recover(config: &LogConfig, source: &mut dyn SegmentSource) -> Result<(RecoveredLog, Vec<RecoveredMessage>, Vec<Finding>), RecoveryError>;

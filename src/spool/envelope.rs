@@ -1,0 +1,292 @@
+//! The envelope as typed fields.
+//!
+//! Owns: the field numbers of the envelope and their codec (`docs/LOG_FORMAT.md`, section 6). Promises:
+//! decoding is bounded and never panics; an unknown field is skipped, and where its must-understand bit
+//! is set the message is [`Hold`] rather than delivered without it. Must not: judge addresses (the
+//! `mail` types do).
+use std::net::IpAddr;
+
+use super::Reports;
+use super::format::{put, u16_at, u32_at, u64_at};
+use super::reader::Hold;
+use crate::clock::WallTime;
+use crate::mail::address::Address;
+use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
+use crate::mail::id::MessageId;
+
+/// Bit of a field number: who does not know the field must not act on the message.
+pub(super) const MUST_UNDERSTAND: u16 = 0x8000;
+/// Bytes in front of a field's value: number and length.
+pub(super) const FIELD_HEADER_BYTES: usize = 6;
+
+const REVERSE_PATH: u16 = 1 | MUST_UNDERSTAND;
+const RECIPIENT: u16 = 2 | MUST_UNDERSTAND;
+const BODY_KIND: u16 = 3 | MUST_UNDERSTAND;
+const BODY_FORM: u16 = 4 | MUST_UNDERSTAND;
+const RECEIVED_AT: u16 = 5;
+const CLIENT: u16 = 6;
+const REPORTS: u16 = 7 | MUST_UNDERSTAND;
+
+/// Bytes of the fields of `envelope` and `reports`.
+pub(super) fn encoded_bytes(envelope: &Envelope, reports: Option<Reports<'_>>) -> usize {
+    let field = |value: usize| FIELD_HEADER_BYTES + value;
+    let client = match envelope.client {
+        Some(IpAddr::V4(_)) => field(4),
+        Some(IpAddr::V6(_)) => field(16),
+        None => 0,
+    };
+    field(envelope.reverse_path.as_ref().map_or(0, |a| a.as_str().len()))
+        + envelope.recipients.iter().map(|r| field(r.address.as_str().len())).sum::<usize>()
+        + 2 * field(1)
+        + field(8)
+        + client
+        + reports.map_or(0, |r| field(8 + 2 * r.recipients.len()))
+}
+
+/// Writes the fields to the start of `out`; [`encoded_bytes`] says how many bytes they take.
+pub(super) fn encode(envelope: &Envelope, reports: Option<Reports<'_>>, out: &mut [u8]) {
+    let mut writer = FieldWriter { out, at: 0 };
+    writer.field(REVERSE_PATH, envelope.reverse_path.as_ref().map_or(&[], |a| a.as_str().as_bytes()));
+    for recipient in &envelope.recipients {
+        writer.field(RECIPIENT, recipient.address.as_str().as_bytes());
+    }
+    let kind = match envelope.body_kind {
+        BodyKind::SevenBit => 0,
+        BodyKind::EightBit => 1,
+        BodyKind::Binary => 2,
+    };
+    let form = match envelope.body_form {
+        BodyForm::DotStuffed => 0,
+        BodyForm::Raw => 1,
+    };
+    writer.field(BODY_KIND, &[kind]);
+    writer.field(BODY_FORM, &[form]);
+    writer.field(RECEIVED_AT, &envelope.received_at.0.to_le_bytes());
+    match envelope.client {
+        Some(IpAddr::V4(ip)) => writer.field(CLIENT, &ip.octets()),
+        Some(IpAddr::V6(ip)) => writer.field(CLIENT, &ip.octets()),
+        None => {}
+    }
+    if let Some(reports) = reports {
+        let value = writer.value(REPORTS, 8 + 2 * reports.recipients.len());
+        put(value, 0, &reports.id.0.to_le_bytes());
+        for (i, recipient) in reports.recipients.iter().enumerate() {
+            put(value, 8 + 2 * i, &recipient.to_le_bytes());
+        }
+    }
+}
+
+/// Writes fields one behind the other.
+pub(super) struct FieldWriter<'a> {
+    pub(super) out: &'a mut [u8],
+    pub(super) at: usize,
+}
+
+impl FieldWriter<'_> {
+    /// A field whose value of `bytes` bytes the caller fills in.
+    pub(super) fn value(&mut self, number: u16, bytes: usize) -> &mut [u8] {
+        put(self.out, self.at, &number.to_le_bytes());
+        put(self.out, self.at + 2, &(bytes as u32).to_le_bytes());
+        let start = self.at + FIELD_HEADER_BYTES;
+        self.at = start + bytes;
+        &mut self.out[start..self.at]
+    }
+    pub(super) fn field(&mut self, number: u16, value: &[u8]) {
+        self.value(number, value.len()).copy_from_slice(value);
+    }
+}
+
+/// The fields in `bytes`: (number with its bit, value). Ends with `None` in place of a field that runs
+/// past the end.
+pub(super) fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let whole = bytes.len() >= FIELD_HEADER_BYTES
+            && (u32_at(bytes, 2) as usize) <= bytes.len() - FIELD_HEADER_BYTES;
+        if !whole {
+            bytes = &[];
+            return Some(None);
+        }
+        let number = u16_at(bytes, 0);
+        let (value, rest) = bytes[FIELD_HEADER_BYTES..].split_at(u32_at(bytes, 2) as usize);
+        bytes = rest;
+        Some(Some((number, value)))
+    })
+}
+
+/// What a commit record says about its message.
+#[derive(Clone, Debug)]
+pub(super) struct Decoded {
+    /// As much of it as could be read.
+    pub(super) envelope: Envelope,
+    pub(super) reports: Option<(MessageId, Vec<u16>)>,
+    /// Why the message must not be delivered.
+    pub(super) hold: Option<Hold>,
+}
+
+/// Decodes the fields in `bytes`. Never fails: what cannot be read becomes a hold.
+pub(super) fn decode(bytes: &[u8]) -> Decoded {
+    let mut decoded = Decoded {
+        envelope: Envelope {
+            reverse_path: None,
+            recipients: Vec::new(),
+            body_kind: BodyKind::SevenBit,
+            body_form: BodyForm::DotStuffed,
+            received_at: WallTime(0),
+            client: None,
+        },
+        reports: None,
+        hold: None,
+    };
+    let mut sender_seen = false;
+    for field in fields(bytes) {
+        let hold = match field {
+            Some((REVERSE_PATH, value)) => {
+                sender_seen = true;
+                decode_sender(value, &mut decoded.envelope)
+            }
+            Some((number, value)) => decode_field(number, value, &mut decoded),
+            None => Some(Hold::Unreadable),
+        };
+        decoded.hold = decoded.hold.or(hold);
+    }
+    // A message to nobody from nobody was not written by any version: the fields are not what they seem.
+    if !sender_seen || decoded.envelope.recipients.is_empty() {
+        decoded.hold = decoded.hold.or(Some(Hold::Unreadable));
+    }
+    decoded
+}
+
+fn decode_sender(value: &[u8], envelope: &mut Envelope) -> Option<Hold> {
+    if value.is_empty() {
+        return None;
+    }
+    envelope.reverse_path = Address::parse(value).ok();
+    envelope.reverse_path.is_none().then_some(Hold::Unreadable)
+}
+
+fn decode_field(number: u16, value: &[u8], decoded: &mut Decoded) -> Option<Hold> {
+    let envelope = &mut decoded.envelope;
+    match (number, value) {
+        (RECIPIENT, _) => match Address::parse(value) {
+            Ok(address) => envelope.recipients.push(Recipient { address }),
+            Err(_) => return Some(Hold::Unreadable),
+        },
+        (BODY_KIND, [0]) => envelope.body_kind = BodyKind::SevenBit,
+        (BODY_KIND, [1]) => envelope.body_kind = BodyKind::EightBit,
+        (BODY_KIND, [2]) => envelope.body_kind = BodyKind::Binary,
+        (BODY_FORM, [0]) => envelope.body_form = BodyForm::DotStuffed,
+        (BODY_FORM, [1]) => envelope.body_form = BodyForm::Raw,
+        (RECEIVED_AT, _) if value.len() == 8 => envelope.received_at = WallTime(u64_at(value, 0)),
+        (CLIENT, _) => {
+            let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
+            envelope.client = v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok();
+        }
+        (REPORTS, _) if value.len() >= 8 && value.len().is_multiple_of(2) => {
+            let recipients = value[8..].chunks_exact(2).map(|c| u16_at(c, 0)).collect();
+            decoded.reports = Some((MessageId(u64_at(value, 0)), recipients));
+        }
+        (BODY_KIND | BODY_FORM | REPORTS, _) => return Some(Hold::Unreadable),
+        _ if number & MUST_UNDERSTAND != 0 => {
+            return Some(Hold::UnknownField(number & !MUST_UNDERSTAND));
+        }
+        _ => {}
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(text: &str) -> Address {
+        Address::parse(text.as_bytes()).expect("valid")
+    }
+
+    fn bytes_of(envelope: &Envelope, reports: Option<Reports<'_>>) -> Vec<u8> {
+        let mut out = vec![0; encoded_bytes(envelope, reports)];
+        encode(envelope, reports, &mut out);
+        out
+    }
+
+    fn example() -> Envelope {
+        Envelope {
+            reverse_path: Some(address("a@example.org")),
+            recipients: vec![
+                Recipient { address: address("b@example.com") },
+                Recipient { address: address("c@example.net") },
+            ],
+            body_kind: BodyKind::EightBit,
+            body_form: BodyForm::Raw,
+            received_at: WallTime(123_456_789),
+            client: Some(IpAddr::from([192, 0, 2, 1])),
+        }
+    }
+
+    #[test]
+    fn envelopes_round_trip() {
+        let bounce = Envelope {
+            reverse_path: None,
+            client: None,
+            body_kind: BodyKind::Binary,
+            body_form: BodyForm::DotStuffed,
+            ..example()
+        };
+        let v6 = Envelope { client: Some("2001:db8::1".parse().expect("valid")), ..example() };
+        for envelope in [example(), bounce, v6] {
+            let decoded = decode(&bytes_of(&envelope, None));
+            assert_eq!(decoded.envelope, envelope);
+            assert_eq!((decoded.reports, decoded.hold), (None, None));
+        }
+        let reports = Reports { id: MessageId(7), recipients: &[0, 65535] };
+        let decoded = decode(&bytes_of(&example(), Some(reports)));
+        assert_eq!(decoded.reports, Some((MessageId(7), vec![0, 65535])));
+    }
+
+    #[test]
+    fn unknown_fields_are_skipped_or_hold() {
+        let mut bytes = bytes_of(&example(), None);
+        bytes.extend([0x1f, 0x00, 2, 0, 0, 0, 9, 9]);
+        assert_eq!(decode(&bytes).hold, None);
+        bytes.extend([0x1f, 0x80, 0, 0, 0, 0]);
+        let decoded = decode(&bytes);
+        assert_eq!(decoded.hold, Some(Hold::UnknownField(0x1f)));
+        assert_eq!(decoded.envelope, example());
+    }
+
+    #[test]
+    fn what_cannot_be_read_holds() {
+        let bytes = bytes_of(&example(), None);
+        for cut in 0..bytes.len() {
+            let decoded = decode(&bytes[..cut]);
+            assert!(
+                decoded.hold.is_some() || decoded.envelope != example() || cut + 10 == bytes.len(),
+                "{cut}"
+            );
+        }
+        assert_eq!(decode(&[]).hold, Some(Hold::Unreadable));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+        #[test]
+        fn arbitrary_fields_never_panic(
+            list in prop::collection::vec((0u16..12, any::<bool>(), prop::collection::vec(any::<u8>(), 0..20)), 0..8)
+        ) {
+            let mut bytes = Vec::new();
+            for (number, must, value) in list {
+                bytes.extend((number | if must { MUST_UNDERSTAND } else { 0 }).to_le_bytes());
+                bytes.extend((value.len() as u32).to_le_bytes());
+                bytes.extend(value);
+            }
+            let _ = decode(&bytes);
+        }
+    }
+}

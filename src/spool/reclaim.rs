@@ -1,0 +1,265 @@
+//! Recycling segments, and copying their survivors forward.
+//!
+//! Owns: which segment goes next, and the copies under way. Promises: only the oldest segment is ever
+//! retired, and only when no live message, open transaction or reader needs it and everything that freed
+//! its messages is durable; copies keep id, envelope fields and per-recipient state; work in progress is
+//! bounded by `limits::COPIES_IN_FLIGHT` and `limits::COPY_FORWARD_BYTES`. Must not: copy while nothing
+//! is gained by it.
+use std::collections::VecDeque;
+
+use super::format::{FRAGMENT_FIXED_BYTES, FRAME_HEADER_BYTES, put};
+use super::group::FrameKind;
+use super::inflight::{CopiedTo, Note};
+use super::live::{COPYING, DURABLE};
+use super::log::Log;
+use super::reader::{ReadError, StoredMessage};
+use super::record::{EnvelopeSource, NewCommit};
+use super::segments::Class;
+use super::{Buffer, FragmentRef, Intent, MessageId, RecipientState, Refusal, Slot};
+use crate::limits;
+
+/// Segments a log keeps for each that its live messages would fill: at two, copying writes at most one
+/// byte for each that mail wrote.
+const SEGMENTS_PER_LIVE: u64 = 2;
+/// Segments a log keeps in any case before it copies.
+const SEGMENTS_KEPT: u64 = 2;
+
+/// A message read back, being appended again.
+#[derive(Debug)]
+struct CopyJob {
+    slot: Slot,
+    message: StoredMessage,
+    /// Body bytes in `fragments`.
+    done: usize,
+    fragments: Vec<FragmentRef>,
+}
+
+/// The copies under way.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    /// Asked to be read.
+    reading: Vec<(Slot, MessageId)>,
+    jobs: VecDeque<CopyJob>,
+    /// Found damaged; the record of that waits for a buffer.
+    damaged: Vec<(Slot, MessageId)>,
+    quarantined: Vec<MessageId>,
+    /// A read failed; none is asked for before the next retry.
+    paused: bool,
+    states: Vec<RecipientState>,
+}
+
+impl Copies {
+    pub(super) fn resume(&mut self) {
+        self.paused = false;
+    }
+}
+
+impl<B: Buffer> Log<B> {
+    /// Retires what is dead, and copies forward what holds back the oldest segment.
+    pub(super) fn reclaim(&mut self) {
+        while self.oldest_is_dead() {
+            self.segments.retire_oldest();
+        }
+        self.delete_surplus();
+        if self.wants_copies() {
+            self.ask_for_copies();
+        }
+    }
+
+    fn oldest_is_dead(&self) -> bool {
+        let Some(oldest) = self.segments.used.front() else { return false };
+        let is_open = self.segments.open && self.segments.used.len() == 1;
+        !is_open
+            && self.live.count_in(oldest.generation) == 0
+            && oldest.loose == 0
+            && oldest.pins == 0
+            && oldest.last_seq < self.durable_below()
+            && self.rewritten()
+    }
+
+    /// Segments the log should make do with.
+    fn segments_enough(&self) -> u64 {
+        let live = self.live.bytes() * SEGMENTS_PER_LIVE;
+        SEGMENTS_KEPT + live / u64::from(self.config.segment_bytes)
+    }
+
+    /// A file is deleted only when a durable group states a tail above it: nothing else tells recovery
+    /// that its groups are not missed.
+    fn delete_surplus(&mut self) {
+        let wanted = self.segments_enough() as usize + limits::SPARE_SEGMENTS + limits::RESERVED_SEGMENTS;
+        while let Some(first) = self.segments.free.front() {
+            let files = self.segments.used.len() + self.segments.prepared() + self.segments.free.len();
+            if (files <= wanted && !self.segments.overdrawn()) || first.last_seq >= self.durable_tail {
+                return;
+            }
+            self.intents.push_back(Intent::Delete { file: first.file });
+            self.segments.free.pop_front();
+        }
+    }
+
+    fn wants_copies(&self) -> bool {
+        if self.copies.paused || self.segments.used.len() < 2 || !self.rewritten() {
+            return false;
+        }
+        let segments = self.segments.used.len() as u64;
+        if segments > self.segments_enough() {
+            return true;
+        }
+        // At the limit, copying pays while a quarter of what is used is dead.
+        let used = segments * u64::from(self.config.segment_bytes);
+        self.segments.short() && self.live.bytes() <= used / 4 * 3
+    }
+
+    fn ask_for_copies(&mut self) {
+        let under_way =
+            self.copies.reading.iter().map(|r| r.0).chain(self.copies.jobs.iter().map(|j| j.slot));
+        let mut bytes: u64 = under_way.filter_map(|slot| self.live.get(slot)).map(|m| m.bytes).sum();
+        let mut count = self.copies.reading.len() + self.copies.jobs.len() + self.copies.damaged.len();
+        let oldest = self.segments.used.front().expect("there are two").generation;
+        let mut chosen = Vec::new();
+        for slot in self.live.iter_in(oldest) {
+            if count >= limits::COPIES_IN_FLIGHT || bytes >= limits::COPY_FORWARD_BYTES {
+                break;
+            }
+            let Some(message) = self.live.get(slot) else { break };
+            if self.live.has(slot, DURABLE) && !self.live.has(slot, COPYING) && message.pending > 0 {
+                chosen.push((slot, message.id));
+                (count, bytes) = (count + 1, bytes + message.bytes);
+            }
+        }
+        for (slot, id) in chosen {
+            self.live.set(slot, COPYING, true);
+            self.copies.reading.push((slot, id));
+            self.intents.push_back(Intent::Copy { slot });
+        }
+    }
+
+    /// The answer to `Intent::Copy`: the message as [`super::decode_message`] gave it. `Damaged` is
+    /// final: the message is recorded as quarantined (keep its raw extents first); `Io` is tried again
+    /// after [`Log::retry_prepare`].
+    pub fn on_copy_read(&mut self, slot: Slot, message: Result<StoredMessage, ReadError>) {
+        let Some(at) = self.copies.reading.iter().position(|r| r.0 == slot) else { return };
+        let (_, id) = self.copies.reading.swap_remove(at);
+        if !self.live.is(slot, id) {
+            return;
+        }
+        match message {
+            Ok(message) if message.id == id => {
+                self.copies.jobs.push_back(CopyJob { slot, message, done: 0, fragments: Vec::new() });
+            }
+            Err(ReadError::Io(_) | ReadError::Gone) => {
+                self.live.set(slot, COPYING, false);
+                self.copies.paused = true;
+            }
+            Ok(_) | Err(ReadError::Damaged(_)) => self.copies.damaged.push((slot, id)),
+        }
+        self.pump();
+    }
+
+    /// The messages that copy-forward found damaged since the last call, appended to `out`.
+    pub fn take_quarantined(&mut self, out: &mut Vec<MessageId>) {
+        out.append(&mut self.copies.quarantined);
+    }
+
+    /// Carries on with copies as far as buffers and segments allow.
+    pub(super) fn pump_copies(&mut self) {
+        while let Some(&(slot, id)) = self.copies.damaged.last() {
+            if self.live.is(slot, id) {
+                if self.quarantine(slot, self.now).is_err() {
+                    return;
+                }
+                self.copies.quarantined.push(id);
+            }
+            self.copies.damaged.pop();
+        }
+        while let Some(mut job) = self.copies.jobs.pop_front() {
+            let message = self.live.get(job.slot).filter(|m| m.id == job.message.id && m.pending > 0);
+            if message.is_none() {
+                self.loosen(&job.fragments, false);
+                continue;
+            }
+            if self.advance_copy(&mut job).is_err() {
+                self.copies.jobs.push_front(job);
+                return;
+            }
+        }
+    }
+
+    /// Fragments until the rest fits in the commit record, then that.
+    fn advance_copy(&mut self, job: &mut CopyJob) -> Result<(), Refusal> {
+        let mut states = std::mem::take(&mut self.copies.states);
+        states.clear();
+        states.extend((0..=u16::MAX).map_while(|r| self.live.state(job.slot, r)));
+        let result = self.write_copy(job, &states);
+        self.copies.states = states;
+        result
+    }
+
+    fn write_copy(&mut self, job: &mut CopyJob, states: &[RecipientState]) -> Result<(), Refusal> {
+        loop {
+            let rest = &job.message.body[job.done..];
+            let commit = NewCommit {
+                recipients: states.len() as u32,
+                fragments: &job.fragments,
+                envelope: EnvelopeSource::Copied(&job.message.fields),
+                states,
+                parts: &[rest],
+            };
+            if commit.encoded_bytes() > self.inline_room() && !rest.is_empty() {
+                self.copy_fragment(job)?;
+                continue;
+            }
+            let written = self.write_commit(job.message.id, &commit, Class::Reserved)?;
+            self.stats.copy_bytes += u64::from(written.frame_bytes);
+            self.note(Note::Copied(Box::new(CopiedTo {
+                slot: job.slot,
+                id: job.message.id,
+                place: written.place,
+                frame_bytes: written.frame_bytes,
+                fragments: std::mem::take(&mut job.fragments),
+            })));
+            return Ok(());
+        }
+    }
+
+    /// The next piece of the body as a frame of its own, in a commit buffer.
+    fn copy_fragment(&mut self, job: &mut CopyJob) -> Result<(), Refusal> {
+        let rest = &job.message.body[job.done..];
+        let most = self.inline_room().min(limits::FRAGMENT_BYTES) - FRAGMENT_FIXED_BYTES;
+        let body = &rest[..rest.len().min(most)];
+        let bytes = FRAGMENT_FIXED_BYTES + body.len();
+        self.reserve(FRAME_HEADER_BYTES + bytes, Class::Reserved)?;
+        let index = job.fragments.len() as u32;
+        let written = self.write_frame(FrameKind::Fragment, job.message.id, bytes, |out| {
+            put(out, 0, &index.to_le_bytes());
+            put(out, 4, &[0; 4]);
+            put(out, FRAGMENT_FIXED_BYTES, body);
+        });
+        self.stats.copy_bytes += u64::from(written.frame_bytes);
+        let fragment = FragmentRef {
+            place: written.place,
+            body_bytes: body.len() as u32,
+            checksum: written.checksum,
+            group: written.group,
+        };
+        job.done += body.len();
+        job.fragments.push(fragment);
+        self.loosen(&[fragment], true);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn expect_copy(&mut self, slot: Slot, id: MessageId) {
+        self.copies.reading.push((slot, id));
+    }
+
+    /// Copies begun in a segment that failed start over.
+    pub(super) fn drop_copy_jobs(&mut self) {
+        for job in std::mem::take(&mut self.copies.jobs) {
+            self.loosen(&job.fragments, false);
+            if self.live.is(job.slot, job.message.id) {
+                self.live.set(job.slot, COPYING, false);
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Finding groups in segment files.
+//!
+//! Owns: telling what a file is, walking its groups, and looking for the next one behind a hole.
+//! Promises: groups are accepted only with the right key at the right offset, so nothing in a body is
+//! ever taken for one. Must not: read what frames mean.
+use super::merge::Merge;
+use super::{Damage, Finding, History, RecoveryError, SegmentSource};
+use crate::limits;
+use crate::spool::checksum::Key;
+use crate::spool::format::{BadHeader, GROUP_HEADER_BYTES, GroupHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::spool::group::{FLAG_SKIPPABLE, FRAME_VERSION, FrameKind, frames};
+use crate::spool::{FileIndex, Generation, GroupSeq, LogConfig};
+
+/// What a file is.
+pub(super) enum Identified {
+    Free { reusable: bool },
+    Segment { generation: Generation, header: Option<SegmentHeader>, bytes: u32 },
+}
+
+/// A frame that is not what was written; whether that is a crash or corruption is known at the end.
+struct Suspect {
+    seq: GroupSeq,
+    file: FileIndex,
+    offset: u32,
+    bytes: Vec<u8>,
+}
+
+pub(super) struct Scan<'a> {
+    config: &'a LogConfig,
+    pub(super) source: &'a mut dyn SegmentSource,
+    window: Window,
+    suspects: Vec<Suspect>,
+}
+
+/// A piece of a file in memory.
+#[derive(Default)]
+struct Window {
+    file: Option<FileIndex>,
+    offset: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(config: &'a LogConfig, source: &'a mut dyn SegmentSource) -> Scan<'a> {
+        Scan { config, source, window: Window::default(), suspects: Vec::new() }
+    }
+
+    fn length(&mut self, file: FileIndex) -> Result<u32, RecoveryError> {
+        let bytes = self.source.bytes(file).map_err(|error| RecoveryError::Io { file, error })?;
+        // Offsets have 32 bits: no version wrote behind them.
+        Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
+    }
+
+    /// `bytes` bytes at `offset`, which must lie within the file's `end`. Reads ahead.
+    fn load(&mut self, file: FileIndex, offset: u32, bytes: u32, end: u32) -> Result<(), RecoveryError> {
+        let (from, to) = (u64::from(offset), u64::from(offset) + u64::from(bytes));
+        let window = &mut self.window;
+        let held = window.file == Some(file)
+            && window.offset <= from
+            && to <= window.offset + window.bytes.len() as u64;
+        if held {
+            return Ok(());
+        }
+        let ahead = bytes.max(limits::RECOVERY_READ_BYTES as u32).min(end - offset);
+        window.file = None;
+        window.bytes.resize(ahead as usize, 0);
+        self.source
+            .read_at(file, from, &mut window.bytes)
+            .map_err(|error| RecoveryError::Io { file, error })?;
+        (window.file, window.offset) = (Some(file), from);
+        Ok(())
+    }
+    fn slice(&self, offset: u32, bytes: u32) -> &[u8] {
+        let start = (u64::from(offset) - self.window.offset) as usize;
+        &self.window.bytes[start..start + bytes as usize]
+    }
+
+    /// What a file is, by its header or, where that is lost, by its newest group.
+    pub(super) fn identify(&mut self, file: FileIndex) -> Result<Identified, RecoveryError> {
+        let bytes = self.length(file)?;
+        if (bytes as usize) < SEGMENT_HEADER_BYTES {
+            return Ok(Identified::Free { reusable: false });
+        }
+        let first = bytes.min(self.config.block_bytes);
+        self.load(file, 0, first, first)?;
+        match SegmentHeader::decode(self.slice(0, first), self.config.identity, self.config.log) {
+            Ok(header) => {
+                let generation = header.generation;
+                Ok(Identified::Segment { generation, header: Some(header), bytes })
+            }
+            Err(BadHeader::Foreign) => Err(RecoveryError::Foreign { file }),
+            Err(BadHeader::Version(version)) => Err(RecoveryError::Version { file, version }),
+            Err(BadHeader::Invalid) => {
+                let mut newest = None;
+                let mut offset = self.config.block_bytes;
+                while let Some(header) = self.find_group(file, offset, bytes, None)? {
+                    newest = newest.max(Some(header.generation));
+                    offset = header.offset + self.config.block_bytes;
+                }
+                Ok(match newest {
+                    Some(generation) => Identified::Segment { generation, header: None, bytes },
+                    None => Identified::Free { reusable: bytes == self.config.segment_bytes },
+                })
+            }
+        }
+    }
+
+    /// The first group header at or behind `offset`, of `generation` if given.
+    fn find_group(
+        &mut self,
+        file: FileIndex,
+        mut offset: u32,
+        end: u32,
+        generation: Option<Generation>,
+    ) -> Result<Option<GroupHeader>, RecoveryError> {
+        while u64::from(offset) + GROUP_HEADER_BYTES as u64 <= u64::from(end) {
+            self.load(file, offset, GROUP_HEADER_BYTES as u32, end)?;
+            let header =
+                GroupHeader::decode(self.slice(offset, GROUP_HEADER_BYTES as u32), offset, self.config);
+            match header {
+                Ok(header) if generation.is_none_or(|g| g == header.generation) => return Ok(Some(header)),
+                Err(BadHeader::Version(version)) => return Err(RecoveryError::Version { file, version }),
+                _ => {}
+            }
+            match offset.checked_add(self.config.block_bytes) {
+                Some(next) => offset = next,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Walks the groups of a segment up to `end` into `history` and `merge`. Returns the first and last
+    /// sequence, if there is any group.
+    pub(super) fn groups(
+        &mut self,
+        file: FileIndex,
+        generation: Generation,
+        end: u32,
+        history: &mut History,
+        merge: &mut Merge,
+    ) -> Result<Option<(GroupSeq, GroupSeq)>, RecoveryError> {
+        let mut span: Option<(GroupSeq, GroupSeq)> = None;
+        let mut offset = self.config.block_bytes;
+        let key = Key::derive(self.config.identity, self.config.log, generation);
+        while let Some(header) = self.find_group(file, offset, end, Some(generation))? {
+            history.group(&header);
+            let (first, last) = span.unwrap_or((header.seq, header.seq));
+            span = Some((first.min(header.seq), last.max(header.seq)));
+            let fits = header.total_bytes <= end - header.offset;
+            let bytes = if fits { header.total_bytes } else { end - header.offset };
+            self.load(file, header.offset, bytes, end)?;
+            self.frames(file, &header, bytes, key, merge)?;
+            offset = header.offset.saturating_add(header.total_bytes.max(self.config.block_bytes));
+        }
+        Ok(span)
+    }
+
+    fn frames(
+        &mut self,
+        file: FileIndex,
+        header: &GroupHeader,
+        bytes: u32,
+        key: Key,
+        merge: &mut Merge,
+    ) -> Result<(), RecoveryError> {
+        let mut bad = Vec::new();
+        let group = self.slice(header.offset, bytes);
+        for frame in frames(group, header, key) {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(frame) => {
+                    bad.push(frame);
+                    continue;
+                }
+            };
+            match FrameKind::of(frame.kind).filter(|_| frame.version == FRAME_VERSION) {
+                Some(kind) => merge.frame(file, header, kind, &frame),
+                None if frame.flags & FLAG_SKIPPABLE != 0 => {}
+                None => {
+                    let (kind, version) = (frame.kind, frame.version);
+                    return Err(RecoveryError::UnknownRecord { file, kind, version });
+                }
+            }
+        }
+        for frame in bad {
+            let start = (frame.offset - header.offset) as usize;
+            let group = self.slice(header.offset, bytes);
+            let end = (start + frame.bytes as usize).min(group.len());
+            let bytes = group.get(start..end).unwrap_or_default().to_vec();
+            self.suspects.push(Suspect { seq: header.seq, file, offset: frame.offset, bytes });
+        }
+        Ok(())
+    }
+
+    /// The damaged frames that were durable and may matter.
+    pub(super) fn damage_of(self, history: &History) -> Vec<Finding> {
+        let judged = self.suspects.into_iter();
+        judged
+            .filter(|s| s.seq >= history.tail && history.was_durable(s.seq))
+            .map(|s| Finding::Damaged { file: s.file, offset: s.offset, damage: Damage::Frame(s.bytes) })
+            .collect()
+    }
+}
