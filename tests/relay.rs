@@ -52,8 +52,7 @@ fn both_numbers_of_workers_read_each_other_s_spool() {
     assert!(server.stop().success());
     let peer = Peer::willing();
     let route = peer.route();
-    let server =
-        Server::start(dir.path(), &["--workers", "2", "--route", &route, "--retry-schedule", "1s"]);
+    let server = Server::start(dir.path(), &["--workers", "2", "--route", &route, "--retry-schedule", "1s"]);
     let arrived = peer.wait_for(21, SHORT);
     assert_eq!(arrived.len(), 21);
     assert!(server.stop().success());
@@ -180,9 +179,12 @@ fn peers_that_misbehave_hold_up_only_their_own_mail() {
     let mut routes = vec![format!("good.test={}", good.addr)];
     let mut peers = Vec::new();
     for (n, (_, at, reply)) in cases.into_iter().enumerate() {
-        let peer = Peer::scripted(move |verb, _| {
-            if verb == at { reply.map(str::to_string) } else { Some(default_reply(verb)) }
-        });
+        let peer =
+            Peer::scripted(
+                move |verb, _| {
+                    if verb == at { reply.map(str::to_string) } else { Some(default_reply(verb)) }
+                },
+            );
         routes.push(format!("bad{n}.test={}", peer.addr));
         peers.push(peer);
     }
@@ -215,8 +217,7 @@ fn peers_that_misbehave_hold_up_only_their_own_mail() {
 #[test]
 fn strangers_may_not_relay() {
     let (dir, peer) = (spool(), Peer::willing());
-    let server =
-        Server::start(dir.path(), &["--route", &peer.route(), "--relay-from", "192.0.2.0/24"]);
+    let server = Server::start(dir.path(), &["--route", &peer.route(), "--relay-from", "192.0.2.0/24"]);
     let mut client = Client::connect(server.addr);
     assert!(client.ask("EHLO client.test").starts_with("250"));
     assert!(client.ask("MAIL FROM:<a@sender.test>").starts_with("250"));
@@ -242,10 +243,10 @@ fn an_idle_server_sleeps() {
 
 #[test]
 fn a_second_signal_stops_at_once_and_nothing_is_lost() {
-    let stalled = Peer::scripted(|verb, _| Some(if verb == "." { String::new() } else { default_reply(verb) }));
+    let stalled =
+        Peer::scripted(|verb, _| Some(if verb == "." { String::new() } else { default_reply(verb) }));
     let dir = spool();
-    let mut server =
-        Server::start(dir.path(), &["--route", &stalled.route(), "--shutdown-grace", "1h"]);
+    let mut server = Server::start(dir.path(), &["--route", &stalled.route(), "--shutdown-grace", "1h"]);
     let mut client = Client::connect(server.addr);
     assert!(client.deliver("a@sender.test", &["b@one.test"], BODY).starts_with("250"));
     std::thread::sleep(Duration::from_millis(300));
@@ -256,5 +257,70 @@ fn a_second_signal_stops_at_once_and_nothing_is_lost() {
     let peer = Peer::willing();
     let server = Server::start(dir.path(), &["--route", &peer.route()]);
     assert_eq!(peer.wait_for(1, SHORT).len(), 1);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn operators_see_what_happens() {
+    let peer = Peer::scripted(|verb, line| {
+        Some(match verb {
+            "RCPT" if line.contains("nobody") => "550 5.1.1 no such user".into(),
+            "RCPT" if line.contains("later") => "451 4.2.2 mailbox full".into(),
+            _ => default_reply(verb),
+        })
+    });
+    let dir = spool();
+    let events = dir
+        .path()
+        .join("../")
+        .join(format!("{}.events", dir.path().file_name().and_then(|n| n.to_str()).expect("a name")));
+    let events_path = events.to_str().expect("text").to_string();
+    let route = peer.route();
+    let server = Server::start(
+        dir.path(),
+        &["--route", &route, "--event-log", &events_path, "--retry-schedule", "1h"],
+    );
+    let mut client = Client::connect(server.addr);
+    let reply = client.deliver("a@sender.test", &["b@one.test", "nobody@one.test", "later@one.test"], BODY);
+    let id = reply.split_whitespace().nth(2).expect("an id in the reply").to_string();
+    peer.wait_for(2, SHORT);
+    let path = dir.path().to_str().expect("text");
+    let ask = |command: &[&str]| {
+        let (status, out, err) = run(&[command, &["--spool", path]].concat());
+        assert!(status.success(), "{command:?}: {err}");
+        out
+    };
+    // The bounce and the deferral are recorded a moment after the peer has answered.
+    let start = std::time::Instant::now();
+    let shown = loop {
+        let shown = ask(&["queue", "show", &id, "--json"]);
+        if shown.contains("\"deferred\"") && shown.contains("mailbox full") {
+            break shown;
+        }
+        assert!(start.elapsed() < SHORT, "{shown}");
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    assert!(shown.contains("later@one.test"), "{shown}");
+    assert!(ask(&["queue", "list"]).contains(&id));
+    assert!(ask(&["queue", "summary"]).contains("one.test"));
+    assert!(ask(&["why", &id]).contains("mailbox full"));
+    assert!(ask(&["why", "one.test"]).contains("one.test"));
+    assert!(ask(&["queue", "remove", &id]).contains(&id));
+    assert!(!ask(&["queue", "list"]).contains(&id));
+    assert!(server.stop().success());
+    let log = std::fs::read_to_string(&events).expect("an event log");
+    std::fs::remove_file(&events).expect("removed");
+    let of = |kind: &str, who: &str| {
+        let is = |l: &&str| l.contains(&format!("\"type\":\"{kind}\"")) && l.contains(who);
+        log.lines().filter(is).count()
+    };
+    assert_eq!(of("received", &id), 1, "{log}");
+    assert_eq!(of("delivered", "b@one.test"), 1, "{log}");
+    assert_eq!(of("failed", "nobody@one.test"), 1, "{log}");
+    assert_eq!(of("deferred", "later@one.test"), 1, "{log}");
+    assert_eq!(of("removed", "later@one.test"), 1, "{log}");
+    // What was removed does not come back.
+    let server = Server::start(dir.path(), &["--route", &route]);
+    assert!(!ask(&["queue", "list"]).contains(&id));
     assert!(server.stop().success());
 }

@@ -13,7 +13,8 @@ fn spool() -> tempfile::TempDir {
 /// `serve` must fail with a single line that holds all of `words`.
 fn must_refuse(spool: &Path, args: &[&str], words: &[&str]) {
     let spool = spool.to_str().expect("text");
-    let all = [&["serve", "--listen", "127.0.0.1:0", "--hostname", "mta.test", "--spool", spool], args].concat();
+    let all =
+        [&["serve", "--listen", "127.0.0.1:0", "--hostname", "mta.test", "--spool", spool], args].concat();
     let (status, _, err) = run(&all);
     assert!(!status.success(), "{args:?} was accepted");
     for word in words {
@@ -55,7 +56,8 @@ fn a_foreign_directory_is_not_touched() {
     let dir = spool();
     std::fs::write(dir.path().join("photo.jpg"), "not mail").expect("written");
     must_refuse(dir.path(), &[], &["not a ringpost spool", "photo.jpg"]);
-    let names: Vec<_> = std::fs::read_dir(dir.path()).expect("there").map(|e| e.expect("read").file_name()).collect();
+    let names: Vec<_> =
+        std::fs::read_dir(dir.path()).expect("there").map(|e| e.expect("read").file_name()).collect();
     assert_eq!(names, ["photo.jpg"]);
 }
 

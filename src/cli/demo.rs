@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use clap::builder::FalseyValueParser;
 use ringpost_loadgen::{
-    Console, LoadArgs, LoadReport, Progress, Sink, SinkArgs, SinkHandle, SinkReport, Snapshot, run_load,
-    verify_exactly_once,
+    Console, LoadArgs, LoadReport, Progress, Sink, SinkArgs, SinkHandle, SinkReport, Snapshot, reconcile,
+    run_load,
 };
 
 use self::report::DemoReport;
@@ -38,25 +39,28 @@ const POLL: Duration = Duration::from_millis(2);
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {
     /// Messages to send
-    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long, value_name = "N", env = "RINGPOST_DEMO_MESSAGES", default_value_t = 20_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     messages: u64,
     /// Size of each
-    #[arg(long, value_name = "SIZE", default_value = "4KiB", value_parser = grammar::size)]
+    #[arg(long, value_name = "SIZE", env = "RINGPOST_DEMO_SIZE", default_value = "4KiB", value_parser = grammar::size)]
     size: u64,
     /// Connections of the source, and most connections to the sink
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", env = "RINGPOST_DEMO_CONNECTIONS", default_value_t = 64,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
     connections: u32,
-    /// What a message must survive before it is acknowledged: disk, os or memory
-    #[arg(long, value_name = "disk|os|memory", default_value = "disk", value_parser = grammar::durability)]
+    /// What a message must survive before it is acknowledged
+    #[arg(long, value_name = "disk|os|memory", env = "RINGPOST_DEMO_DURABILITY", default_value = "disk",
+        value_parser = grammar::durability)]
     durability: Durability,
     /// Worker threads of the server [default: cores available]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", env = "RINGPOST_DEMO_WORKERS")]
     workers: Option<u32>,
     /// Print the figures as JSON
-    #[arg(long)]
+    #[arg(long, env = "RINGPOST_DEMO_JSON", value_parser = FalseyValueParser::new())]
     json: bool,
     /// Leave the temporary spool behind
-    #[arg(long)]
+    #[arg(long, env = "RINGPOST_DEMO_KEEP", value_parser = FalseyValueParser::new())]
     keep: bool,
 }
 
@@ -235,7 +239,7 @@ fn figures(
         server_rss_bytes: server.process.rss_bytes,
         accept_latency: load.latency.whole,
         end_to_end_latency: sink.latency,
-        verdict: verify_exactly_once(&load, &sink).unwrap_or_else(|verdict| *verdict),
+        verdict: reconcile(&load, &sink),
         server,
     }
 }

@@ -214,7 +214,7 @@ fn show_report(report: &Report) -> String {
         (
             "process",
             format!(
-                "{}, durability {}, {} workers, up {:.0} s, {:.1} s CPU, {} resident",
+                "{}, durability {}, workers {}, up {:.0} s, {:.1} s CPU, {} resident",
                 printable(report.process.version.as_bytes()),
                 printable(report.process.durability.as_bytes()),
                 report.process.workers,

@@ -75,7 +75,8 @@ impl clap::Args for SettingArgs {
             .help("TOML file with any of these settings; keys are flag names without dashes [default: none] [env: RINGPOST_CONFIG]");
         command.args(SETTINGS.iter().map(flag)).arg(file).after_help(
             "A flag wins over its environment variable, that over the file, that over the default; a list is \
-             replaced whole. Lists in the environment are separated by spaces. `ringpost check` shows the result.",
+             replaced whole. Lists in the environment are separated by spaces. `ringpost check` shows the result.\n\n\
+             RINGPOST_LOG sets what is logged on standard error: error, warn, info (default), debug or trace.",
         )
     }
 

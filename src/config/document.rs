@@ -44,6 +44,9 @@ fn toml_value(entry: &Entry) -> Option<String> {
         Kind::Many if entry.texts.is_empty() && entry.origin == super::Origin::Default => None,
         Kind::Many => Some(format!("[{}]", entry.texts.iter().map(quoted).collect::<Vec<_>>().join(", "))),
         Kind::Switch => entry.texts.first().cloned(),
-        Kind::One | Kind::Commas => entry.texts.first().map(quoted),
+        Kind::One | Kind::Commas => entry.texts.first().map(|text| match text.parse::<i64>() {
+            Ok(number) if number.to_string() == *text => text.clone(),
+            _ => quoted(text),
+        }),
     }
 }

@@ -267,3 +267,10 @@ fn the_machine_is_looked_at_without_changing_it() {
     assert!(!dir.path().join("new").exists());
     assert_eq!(read_token(&dir.path().join("token")).as_deref(), Ok("0123456789abcdef"));
 }
+
+#[test]
+fn routes_are_parsed_with_the_rest() {
+    assert!(of_flags(&[("route", &["example.com=10.0.0.1:25", "*=127.0.0.1:2526"])]).is_ok());
+    let problems = of_flags(&[("route", &["*=127.0.0.1:2526", "example.com"])]).expect_err("no target");
+    assert!(problems.len() == 1 && problems[0].0.starts_with("--route: \"example.com\""), "{problems:?}");
+}

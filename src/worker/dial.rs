@@ -102,12 +102,7 @@ async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<Vec<Target
     }
 }
 
-fn plan(
-    worker: &Worker,
-    hosts: &[MxHost],
-    port: u16,
-    allow_private: bool,
-) -> Result<Vec<Target>, DialError> {
+fn plan(worker: &Worker, hosts: &[MxHost], port: u16, allow_private: bool) -> Result<Vec<Target>, DialError> {
     let rules = PlanRules {
         port,
         allow_private,
@@ -169,8 +164,7 @@ async fn greet(
         match event {
             ClientEvent::Ready => return Ok(()),
             ClientEvent::StartTls => {
-                if let Err(error) =
-                    link.start_tls(&worker.shared.tls, name, limits::TLS_HANDSHAKE_WAIT).await
+                if let Err(error) = link.start_tls(&worker.shared.tls, name, limits::TLS_HANDSHAKE_WAIT).await
                 {
                     let text = format!("TLS with {name} failed: {error}");
                     return Err(Unreached::Tls(Reply::local(454, (4, 7, 5), &text)));

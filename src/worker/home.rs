@@ -116,6 +116,8 @@ pub struct Home {
     fates: RefCell<VecDeque<(GroupSeq, Rc<Fate>)>>,
     /// Raised when something was appended.
     commit: Signal,
+    /// Raised when a write has failed: what other logs have in flight on this file system is in doubt.
+    pub fault: Signal,
     /// Raised when a commit has ended: room, perhaps.
     pub progress: Broadcast,
     cache: RefCell<Cache>,
@@ -139,6 +141,7 @@ impl Home {
             files: RefCell::default(),
             fates: RefCell::default(),
             commit: Signal::default(),
+            fault: Signal::default(),
             progress: Broadcast::default(),
             cache,
             unrecorded: RefCell::default(),
@@ -272,7 +275,8 @@ impl Home {
 
     fn write(self: &Rc<Self>, seq: GroupSeq, file: FileIndex, offset: u32, bytes: u32, buffer: SpoolBuf) {
         let home = self.clone();
-        let target = self.files.borrow().get(&file).cloned().expect("a segment is prepared before it is used");
+        let target =
+            self.files.borrow().get(&file).cloned().expect("a segment is prepared before it is used");
         let started = self.clock.tick();
         self.writes_in_flight.set(self.writes_in_flight.get() + 1);
         let _ = self.counters.group_bytes.borrow_mut().record(u64::from(bytes));
@@ -288,9 +292,17 @@ impl Home {
             drop(home.log.borrow_mut().on_written(seq, SpoolBuf(buffer), result.is_ok()));
             if result.is_err() {
                 home.log.borrow_mut().fail_all_in_flight();
+                home.fault.raise();
             }
             home.after_completion();
         });
+    }
+
+    /// Another log on the same file system had a failed write. The kernel may have told only that one
+    /// of a lost sync, so no commit in flight can be trusted.
+    pub fn distrust_commits(self: &Rc<Self>) {
+        self.log.borrow_mut().fail_all_in_flight();
+        self.after_completion();
     }
 
     fn after_completion(self: &Rc<Self>) {
@@ -332,7 +344,7 @@ impl Home {
         let target = match opened {
             Some(target) => target,
             None => {
-                let target = DirectFile::open(&path, self.config.open.clone())?;
+                let target = DirectFile::open(&path, self.config.open)?;
                 self.files.borrow_mut().insert(file, target.clone());
                 target
             }
@@ -353,7 +365,7 @@ impl Home {
 
     /// Opens a segment that recovery found, so that it can be read.
     pub fn open_segment(&self, file: FileIndex) -> std::io::Result<()> {
-        let target = DirectFile::open(&segment_path(&self.config.dir, file), self.config.open.clone())?;
+        let target = DirectFile::open(&segment_path(&self.config.dir, file), self.config.open)?;
         self.files.borrow_mut().insert(file, target);
         Ok(())
     }
@@ -416,7 +428,9 @@ impl Home {
 
     /// Nothing waits to be written and nothing is being written.
     pub fn is_quiet(&self) -> bool {
-        self.writes_in_flight.get() == 0 && self.unrecorded.borrow().is_empty() && self.fates.borrow().is_empty()
+        self.writes_in_flight.get() == 0
+            && self.unrecorded.borrow().is_empty()
+            && self.fates.borrow().is_empty()
     }
 
     /// Recipients of the part that have no final outcome, recorded or on its way.

@@ -134,13 +134,7 @@ impl Worker {
     }
 
     /// Queues what recovery found unfinished of a message.
-    fn requeue(
-        self: &Rc<Self>,
-        home: &Rc<Home>,
-        slot: Slot,
-        envelope: &Envelope,
-        states: &[RecipientState],
-    ) {
+    fn requeue(self: &Rc<Self>, home: &Rc<Home>, slot: Slot, envelope: &Envelope, states: &[RecipientState]) {
         for (part, (destination, range)) in envelope.destinations().enumerate() {
             let mut pending = 0;
             let mut tried = (0, WallTime::default());
@@ -233,6 +227,19 @@ impl Worker {
     fn is_quiet(&self) -> bool {
         self.sessions.borrow().is_empty()
             && self.own_homes().all(|h| h.connections.borrow().is_empty() && h.is_quiet())
+    }
+
+    /// The task that spreads the news of a failed write to every other log of the spool.
+    async fn run_faults(self: Rc<Self>, home: Rc<Home>) {
+        loop {
+            home.fault.wait().await;
+            for other in self.own_homes().filter(|h| !Rc::ptr_eq(h, &home)) {
+                other.distrust_commits();
+            }
+            for worker in (0..self.shared.config.workers).filter(|&w| w != self.index) {
+                self.outboxes.push(worker, Post::Fault);
+            }
+        }
     }
 
     /// The task that takes posts from other threads.

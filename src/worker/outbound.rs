@@ -147,6 +147,10 @@ struct Delivery<'a> {
 impl Delivery<'_> {
     async fn run(mut self) {
         let failure = loop {
+            // A delivery whose outcome could not be recorded would be made again.
+            if !self.home.may_deliver() {
+                self.connection.drain();
+            }
             if self.connection.draining.get() {
                 self.return_waiting();
             }

@@ -5,6 +5,7 @@
 //! bounded by the callers: mail is only accepted while [`Outboxes::has_room`], and answers exist only
 //! for work that was handed out. Must not: interpret a post.
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Worker;
@@ -64,6 +65,9 @@ pub enum ShardEvent {
     },
 }
 
+/// Runs on the worker that receives it.
+pub type Call = Box<dyn FnOnce(&Rc<Worker>) + Send>;
+
 /// One thing said to a worker.
 pub enum Post {
     /// For the receiver's shard.
@@ -71,7 +75,9 @@ pub enum Post {
     /// From shard `shard`, for one of the receiver's homes.
     Action { shard: u8, action: Action, why: Option<Arc<Reply>> },
     /// From the control plane: runs on the worker.
-    Call(Box<dyn FnOnce(&std::rc::Rc<Worker>) + Send>),
+    Call(Call),
+    /// A write to the spool failed on the sender.
+    Fault,
     /// Stop accepting, finish what is in flight.
     Drain,
     /// Leave now; what is in flight is dropped and found again by recovery.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Worker;
+use super::home::Home;
 use super::post::{Post, ShardEvent};
 use super::{outbound, outcome};
 use crate::clock::WallTime;
@@ -43,6 +44,7 @@ impl Worker {
                 Post::Shard(event) => self.run_shard(event),
                 Post::Action { shard, action, why } => self.perform(shard, action, why),
                 Post::Call(call) => call(self),
+                Post::Fault => self.own_homes().for_each(Home::distrust_commits),
                 Post::Drain => self.begin_drain(),
                 Post::Stop => self.stop.raise(),
             }

@@ -32,7 +32,10 @@ impl SpoolDir {
     /// Makes the directory if it is not there, so that checks can look at its file system.
     pub fn make(path: &Path) -> anyhow::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(|| {
-            format!("cannot make the spool directory {}; make it or name another with --spool", path.display())
+            format!(
+                "cannot make the spool directory {}; make it or name another with --spool",
+                path.display()
+            )
         })
     }
 
@@ -51,7 +54,8 @@ impl SpoolDir {
             .mode(0o600)
             .open(&lock_path)
             .with_context(|| format!("spool {shown} is not writable; check its owner and mount"))?;
-        let Some(lock) = FileLock::try_lock(&lock_path).with_context(|| format!("locking spool {shown}"))? else {
+        let Some(lock) = FileLock::try_lock(&lock_path).with_context(|| format!("locking spool {shown}"))?
+        else {
             bail!("spool {shown} is in use by another process; stop it first or name another with --spool");
         };
         let identity = match read_identity(path)? {
@@ -70,7 +74,8 @@ impl SpoolDir {
         let mut logs = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
-            if let Some(number) = name.to_str().and_then(|n| n.strip_prefix("log-")).and_then(|n| n.parse().ok())
+            if let Some(number) =
+                name.to_str().and_then(|n| n.strip_prefix("log-")).and_then(|n| n.parse().ok())
             {
                 logs.push(number);
             }
@@ -210,7 +215,8 @@ impl SegmentSource for SegmentFiles {
         let mut files = Vec::new();
         for entry in entries {
             let name = entry?.file_name();
-            if let Some(number) = name.to_str().and_then(|n| n.strip_prefix("seg-")).and_then(|n| n.parse().ok())
+            if let Some(number) =
+                name.to_str().and_then(|n| n.strip_prefix("seg-")).and_then(|n| n.parse().ok())
             {
                 files.push(FileIndex(number));
             }

@@ -96,7 +96,8 @@ struct Bound {
 }
 
 fn bind(config: &Config) -> anyhow::Result<Bound> {
-    let mut bound = Bound { addresses: Vec::new(), sockets: (0..config.workers).map(|_| Vec::new()).collect() };
+    let mut bound =
+        Bound { addresses: Vec::new(), sockets: (0..config.workers).map(|_| Vec::new()).collect() };
     for &wanted in &config.listen {
         let mut address = wanted;
         // SO_REUSEPORT would let a second server of the same user share the port silently.
@@ -131,11 +132,7 @@ fn plan_homes(spool: &SpoolDir, workers: usize) -> anyhow::Result<Vec<HomePlan>>
     let mut logs: Vec<u16> = (0..workers as u16).collect();
     logs.extend(spool.logs()?.into_iter().filter(|&log| usize::from(log) >= workers));
     if logs.len() > limits::WORKERS {
-        bail!(
-            "the spool has {} logs, more than the {} that one process serves",
-            logs.len(),
-            limits::WORKERS
-        );
+        bail!("the spool has {} logs, more than the {} that one process serves", logs.len(), limits::WORKERS);
     }
     Ok(logs.into_iter().map(|log| HomePlan { log, owner: usize::from(log) % workers }).collect())
 }
@@ -220,26 +217,23 @@ fn start_workers(
     let mut threads = Vec::new();
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
         let own = homes.iter().enumerate().filter(|(_, plan)| plan.owner == index);
-        let own = own.map(|(home, plan)| {
-            let setup = HomeSetup {
-                config: HomeConfig {
-                    index: home as u8,
-                    identity: spool.identity,
-                    dir: spool.log_path(plan.log),
-                    segment_bytes: config.segment_bytes,
-                    open: open.clone(),
-                    cache_bytes: cache_bytes.min(limits::BODY_CACHE_BYTES),
-                },
-                log: LogConfig {
-                    identity: spool.identity,
-                    log: plan.log,
-                    segment_bytes: config.segment_bytes as u32,
-                    block_bytes,
-                    max_segments,
-                    commits_in_flight: limits::COMMITS_IN_FLIGHT,
-                },
-            };
-            setup
+        let own = own.map(|(home, plan)| HomeSetup {
+            config: HomeConfig {
+                index: home as u8,
+                identity: spool.identity,
+                dir: spool.log_path(plan.log),
+                segment_bytes: config.segment_bytes,
+                open,
+                cache_bytes: cache_bytes.min(limits::BODY_CACHE_BYTES),
+            },
+            log: LogConfig {
+                identity: spool.identity,
+                log: plan.log,
+                segment_bytes: config.segment_bytes as u32,
+                block_bytes,
+                max_segments,
+                commits_in_flight: limits::COMMITS_IN_FLIGHT,
+            },
         });
         let setup = Setup {
             index,
@@ -258,7 +252,6 @@ fn start_workers(
     }
     Ok(Started { threads, senders, recovered })
 }
-
 
 /// Waits for a signal to stop and sees the stop through: the first SIGTERM or SIGINT drains, a second
 /// one stops at once. SIGHUP has nothing to reload yet and must not kill.

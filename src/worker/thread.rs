@@ -6,7 +6,7 @@
 //! Must not: touch another worker's log.
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -81,6 +81,7 @@ fn read_log(setup: HomeSetup) -> anyhow::Result<Found> {
         .with_context(|| format!("making {shown}"))?;
     let mut source = SegmentFiles::new(dir.clone());
     let files = source.files().with_context(|| format!("reading {shown}"))?;
+    remove_unfinished(dir).with_context(|| format!("tidying {shown}"))?;
     for &file in &files {
         let path = segment_path(dir, file);
         let lock = FileLock::lock_or_wait(&path, limits::ZOMBIE_WAIT)
@@ -96,6 +97,17 @@ fn read_log(setup: HomeSetup) -> anyhow::Result<Found> {
         tracing::warn!(log = setup.log.log, "recovery: {finding}");
     }
     Ok(Found { setup, files, log, messages })
+}
+
+/// Segments whose preparation an earlier process did not finish hold nothing.
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "new") {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
@@ -159,6 +171,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     for (home, messages) in waiting {
         ring::spawn(home.clone().run_commits());
         ring::spawn(home.clone().run_retries());
+        ring::spawn(worker.clone().run_faults(home.clone()));
         for message in messages {
             worker.requeue(&home, message.slot, &message.envelope, &message.states);
         }

@@ -33,11 +33,8 @@ impl Server {
 
     /// Runs a command that ends up as a server.
     pub fn from_command(command: &mut Command) -> Server {
-        let mut child = command
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
+        let mut child =
+            command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary starts");
         let stderr = child.stderr.take().expect("piped");
         let said = Arc::new(Mutex::new(String::new()));
         let (tell, told) = std::sync::mpsc::channel();
@@ -277,7 +274,8 @@ fn talk(stream: TcpStream, script: &Script, arrived: &Mutex<Vec<Arrived>>) -> Op
         // A real peer keeps the order of commands whatever it thinks of them.
         let out_of_order = (verb == "RCPT" && !mail) || (verb == "DATA" && to.is_empty());
         let taken = if out_of_order { say("503", "")? } else { say(&verb, &line)? };
-        let path = || line.split('<').nth(1).and_then(|p| p.split('>').next()).unwrap_or_default().to_string();
+        let path =
+            || line.split('<').nth(1).and_then(|p| p.split('>').next()).unwrap_or_default().to_string();
         match verb.as_str() {
             "MAIL" => (mail, from, to) = (taken, path(), Vec::new()),
             "RCPT" if taken => to.push(path()),

@@ -33,7 +33,7 @@ pub struct DemoReport {
     pub server_rss_bytes: u64,
     /// From MAIL to the 250 after the final dot, as the source saw it.
     pub accept_latency: Percentiles,
-    /// From the source's MAIL to the sink's receipt of the whole message.
+    /// From the moment the source wrote the message to the moment the sink had all of it.
     pub end_to_end_latency: Percentiles,
     pub verdict: Verdict,
     /// The server's own counters at the end.
@@ -45,7 +45,7 @@ impl fmt::Display for DemoReport {
         let size = crate::config::grammar::show_size(self.size_bytes);
         writeln!(
             f,
-            "{} messages of {size} over {} connections, durability {}, {} workers",
+            "{} messages of {size} over {} connections, durability {}, workers {}",
             self.messages, self.connections, self.durability, self.workers
         )?;
         writeln!(f, "  accepted    {:>8.0} messages/s", self.accepted_per_second)?;

@@ -1,3 +1,7 @@
+//! Bodies whole, cut and damaged, against a plain reference reader.
+//!
+//! Owns: the smuggling sequences that must not end a body. Promises: nothing outside tests. Must not:
+//! use the scanner it checks as its own reference.
 use super::*;
 use crate::clock::Rng;
 

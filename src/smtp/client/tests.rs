@@ -1,3 +1,7 @@
+//! Tables of dialogues for the client session, each also cut at every byte.
+//!
+//! Owns: what a peer may say and what must come of it. Promises: nothing outside tests. Must not: share
+//! parsing with the code it tests.
 use super::*;
 use crate::clock::Rng;
 

@@ -1,3 +1,7 @@
+//! Tables of dialogues for the server session, each also cut at every byte.
+//!
+//! Owns: what a client may say and what must come of it. Promises: nothing outside tests. Must not:
+//! share parsing with the code it tests.
 use super::*;
 use crate::clock::Rng;
 
