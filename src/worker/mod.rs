@@ -20,7 +20,7 @@ mod outcome;
 mod post;
 mod shards;
 mod signal;
-mod spool_dir;
+pub mod spool_dir;
 mod start;
 mod thread;
 mod time;
