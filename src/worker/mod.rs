@@ -18,6 +18,7 @@ mod link;
 mod outbound;
 mod outcome;
 mod post;
+mod quarantine;
 mod shards;
 mod signal;
 pub mod spool_dir;
