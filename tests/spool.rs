@@ -179,12 +179,14 @@ fn damage_costs_what_is_damaged_and_is_told_saved_and_counted() {
     assert!(said.contains("ERROR") && said.contains("damage on the disk"), "{said}");
     let pieces = quarantined(dir.path());
     assert_eq!(pieces.len(), 1, "{pieces:?}");
+    let log = server.said.clone();
     let bytes = std::fs::read(&pieces[0]).expect("readable");
     assert!(memchr::memmem::find(&bytes, b"Subject: several").is_some(), "the piece is the record");
     assert!(
         std::fs::read_to_string(pieces[0].with_extension("txt")).expect("there").contains("damaged at byte")
     );
-    assert!(server.stop().success());
+    let status = server.stop();
+    assert!(status.success(), "{status}: {}", log.lock().expect("not poisoned"));
     let left = dump(dir.path());
     let left: Vec<&str> = left.iter().filter_map(|m| m["headers"]["Subject"].as_str()).collect();
     assert_eq!(left, ["small", "large", "largest"]);
@@ -258,4 +260,89 @@ fn a_message_damaged_while_it_waits_is_quarantined_and_the_rest_is_delivered() {
 
 fn client_of(server: &Server) -> Client {
     Client::connect(server.addr)
+}
+
+/// A reader written from docs/LOG_FORMAT.md alone: what it prints, or nothing where it cannot run. It
+/// writes each message into `files`.
+fn independent(dir: &Path, files: &Path) -> Option<Vec<u8>> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/read_log.py");
+    let output = Command::new("python3").arg(script).arg(dir).arg(files).output();
+    match output {
+        Ok(output) if output.status.success() => Some(output.stdout),
+        Ok(output) if output.status.code() != Some(77) => {
+            panic!("{}", String::from_utf8_lossy(&output.stderr))
+        }
+        _ => {
+            println!("skipped: needs python3 and `pip install xxhash`");
+            None
+        }
+    }
+}
+
+#[test]
+fn a_reader_written_from_the_document_finds_the_same() {
+    let dir = directory();
+    // Delivers to one.test, defers two.test, refuses c@: states of every kind. Small segments, so that
+    // survivors are copied forward.
+    let peer = Peer::scripted(|verb, line| match verb {
+        "RCPT" if line.contains("@two.test") || line.contains("@three.test") => {
+            Some("450 4.2.1 later".into())
+        }
+        "RCPT" if line.contains("<c@") => Some("550 5.1.1 never".into()),
+        _ => Some(default_reply(verb)),
+    });
+    let route = peer.route();
+    let args = ["--route", &route, "--retry-schedule", "1s,1h", "--workers", "2", "--segment-size", "1MiB"];
+    for round in 0..3 {
+        let server = Server::start(dir.path(), &args);
+        for n in 0..8 {
+            let mut client = client_of(&server);
+            let to = ["a@one.test", "b@two.test", "c@one.test"];
+            let reply = client.deliver("s@sender.test", &to, &body(&format!("several{round}-{n}"), 3_000));
+            assert!(reply.starts_with("250"), "{reply}");
+        }
+        for n in 0..4 {
+            let to = ["a@one.test", "e@three.test"];
+            let reply = client_of(&server).deliver("", &to, &body(&format!("large{round}-{n}"), 300_000));
+            assert!(reply.starts_with("250"), "{reply}");
+        }
+        std::thread::sleep(Duration::from_millis(2500));
+        server.kill();
+        let files = directory();
+        let Some(listed) = independent(dir.path(), files.path()) else { return };
+        let theirs: Vec<Value> = String::from_utf8(listed)
+            .expect("text")
+            .lines()
+            .map(|l| serde_json::from_str(l).expect("JSON"))
+            .collect();
+        let ours = dump(dir.path());
+        let ids = |all: &[Value]| -> Vec<String> { all.iter().map(|m| m["id"].to_string()).collect() };
+        assert_eq!(ids(&theirs), ids(&ours), "round {round}");
+        assert!(ours.len() >= 12 * (round + 1), "{} messages", ours.len());
+        for (theirs, ours) in theirs.iter().zip(&ours) {
+            for field in ["log", "sender", "client", "body_kind", "bytes"] {
+                assert_eq!(theirs[field], ours[field], "{field} of {ours}");
+            }
+            let states = |m: &Value| -> Vec<(Value, Value, Value)> {
+                let all = m["recipients"].as_array().expect("a list");
+                all.iter()
+                    .map(|r| (r["address"].clone(), r["state"].clone(), r["attempts"].clone()))
+                    .collect()
+            };
+            assert_eq!(states(theirs), states(ours), "{}", ours["id"]);
+            for (theirs, ours) in theirs["recipients"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .zip(ours["recipients"].as_array().expect("a list"))
+            {
+                assert_eq!(theirs["next_attempt_secs"].is_null(), ours["next_attempt"].is_null(), "{ours}");
+            }
+        }
+        for message in ours.iter().step_by(5) {
+            let id = message["id"].as_str().expect("text");
+            let (good, file) = spool(dir.path(), &["dump", id]);
+            assert!(good && std::fs::read(files.path().join(id)).expect("written") == file, "{id}");
+        }
+    }
 }
