@@ -46,14 +46,13 @@ start_server() {
   grep -q '^ready$' "$work/server.log" || { echo "no ready"; cat "$work/server.log"; exit 1; }
   port=$(sed -n 's/^listening on .*:\([0-9]*\)$/\1/p' "$work/server.log" | head -n 1)
 }
-# start_load SIZE RECIPIENTS CONNECTIONS
+# start_load SIZE RECIPIENTS CONNECTIONS RATE
 start_load() {
   "$binary" load --to "127.0.0.1:$port" --duration 4s --size "$1" --recipients-per-message "$2" --domains 7 \
-    --connections "$3" --tolerate-errors --reply-timeout 5s --ack-log "$work/acks" >>"$work/load.log" 2>&1 &
+    --connections "$3" --rate "$4" --tolerate-errors --reply-timeout 5s --ack-log "$work/acks" >>"$work/load.log" 2>&1 &
   loads+=($!)
 }
 
-# It refuses a tenth of what it is offered for the time being, so that deferred mail is crossed by crashes.
 "$binary" sink --listen 127.0.0.1:0 --seen-log "$work/seen" --json >"$work/sink.json" 2>"$work/sink.log" &
 sink=$!
 for _ in $(seq 100); do
@@ -62,15 +61,16 @@ for _ in $(seq 100); do
   sleep 0.1
 done
 [ -n "$to" ] || { echo "the sink did not start"; cat "$work/sink.log"; exit 1; }
-touch "$work/acks" "$work/seen"
+touch "$work/acks" "$work/seen" "$work/server.log"
 
 sizes=(1KiB 4KiB 20KiB 40KiB 100KiB 200KiB 600KiB)
 for round in $(seq "$rounds"); do
   start_server --workers $((1 + round % 2)) "$@"
   loads=()
-  start_load "${sizes[RANDOM % 3]}" $((1 + RANDOM % 5)) 16
-  start_load "${sizes[3 + RANDOM % 4]}" $((1 + RANDOM % 3)) 4
-  sleep "$((RANDOM % 2)).$((2 + RANDOM % 8))$((RANDOM % 10))"
+  # Bounded, or the backlog of all rounds would have to be recovered in each.
+  start_load "${sizes[RANDOM % 3]}" $((1 + RANDOM % 5)) 16 1500/s
+  start_load "${sizes[3 + RANDOM % 4]}" $((1 + RANDOM % 3)) 4 40/s
+  sleep "$((RANDOM % 3)).$((3 + RANDOM % 7))$((RANDOM % 10))"
   kill -9 $server
   wait $server 2>/dev/null || true
   server=0

@@ -80,6 +80,7 @@ for round in $(seq "$rounds"); do
   start_server "$work/server.log" --route '*=127.0.0.1:9' --retry-schedule 1s --segment-size 16MiB "$@"
   # Small messages share a write; large ones lie in several that must all be durable before the 250.
   "$binary" load --to "127.0.0.1:$port" --duration 6s --connections 32 --recipients-per-message 3 --domains 7 \
+    --rate 3000/s \
     --tolerate-errors --reply-timeout 5s --ack-log "$work/acks" >"$work/load.log" 2>&1 &
   load=$!
   "$binary" load --to "127.0.0.1:$port" --duration 6s --connections 4 --size 300KiB --rate 20/s \

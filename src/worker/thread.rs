@@ -91,10 +91,11 @@ fn read_log(setup: HomeSetup) -> anyhow::Result<Found> {
         let path = segment_path(dir, file);
         let lock = FileLock::lock_or_wait(&path, limits::ZOMBIE_WAIT)
             .with_context(|| format!("{}: an earlier process still writes to it", path.display()))?;
-        std::fs::File::open(&path)
-            .and_then(|f| f.sync_all())
-            .with_context(|| format!("syncing {}", path.display()))?;
         drop(lock);
+    }
+    if let Some(&newest) = files.last() {
+        ring::sync_file_system(dir, &segment_path(dir, newest))
+            .with_context(|| format!("syncing {shown}"))?;
     }
     let (log, messages, findings) =
         recover(&setup.log, &mut source).with_context(|| format!("recovering {shown}"))?;
