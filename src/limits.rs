@@ -174,6 +174,13 @@ pub const COPY_FORWARD_BYTES: u64 = 1024 * 1024;
 pub const OUTCOME_RECORD_BYTES: usize = 32 * 1024;
 /// Ids in one abort record.
 pub const ABORTS_PER_RECORD: usize = 1024;
+/// Times an offline reader begins a log anew because a running server recycled a segment under it.
+pub const OFFLINE_READ_TRIES: u32 = 5;
+/// Files in `SPOOL/quarantine`, and their bytes: past either, damage is reported and not saved. One bad
+/// block yields one file, so a disk that fills this has no more to tell.
+pub const QUARANTINE_FILES: usize = 1000;
+/// See [`QUARANTINE_FILES`].
+pub const QUARANTINE_BYTES: u64 = 1024 * 1024 * 1024;
 /// Bytes read from a segment at a time by recovery.
 pub const RECOVERY_READ_BYTES: usize = 1024 * 1024;
 /// Logs in one spool: the log number has 12 bits in a message id.

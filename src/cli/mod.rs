@@ -14,6 +14,7 @@ mod serve;
 mod settings;
 mod signals;
 mod sink;
+mod spool;
 mod why;
 
 use std::path::PathBuf;
@@ -44,6 +45,8 @@ enum Command {
     Queue(queue::QueueArgs),
     /// Say what a message or a destination is waiting for
     Why(why::WhyArgs),
+    /// Look into a spool without its server: verify it, measure it, get messages out of it
+    Spool(spool::SpoolArgs),
     /// Print the effective configuration and what is wrong with it
     Check(check::CheckArgs),
 }
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Sink(args) => sink::run(&args),
         Command::Queue(args) => queue::run(&args),
         Command::Why(args) => why::run(&args),
+        Command::Spool(args) => spool::run(&args),
         Command::Check(args) => check::run(args),
     };
     done.unwrap_or_else(|error| {
@@ -108,6 +112,11 @@ mod tests {
             "queue retry --all",
             "queue remove 0000000000001 --reason spam",
             "why example.com",
+            "spool verify --spool /s --json",
+            "spool stat",
+            "spool dump",
+            "spool dump 0000000000001 --json",
+            "spool dump --header Message-ID --header Subject",
             "check --listen 127.0.0.1:0 --json",
         ] {
             let words = std::iter::once("ringpost").chain(line.split(' '));
@@ -132,6 +141,8 @@ mod tests {
             "queue show not-an-id",
             "queue list --limit 0",
             "why",
+            "spool",
+            "spool dump not-an-id",
         ] {
             let words = std::iter::once("ringpost").chain(line.split_whitespace());
             assert!(Cli::try_parse_from(words).is_err(), "{line}");

@@ -11,8 +11,13 @@ use crate::mail::text::printable;
 
 /// Writes text as it is.
 pub fn text(text: &str) -> anyhow::Result<()> {
+    bytes(text.as_bytes())
+}
+
+/// Writes bytes as they are.
+pub fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot print the result"),
         _ => Ok(()),
     }
@@ -21,6 +26,11 @@ pub fn text(text: &str) -> anyhow::Result<()> {
 /// Writes one JSON value and a line end.
 pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     text(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Writes one JSON value on a line of its own, for lists too long to hold.
+pub fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    text(&(serde_json::to_string(value)? + "\n"))
 }
 
 /// Rows in columns as wide as their widest cell.

@@ -78,6 +78,10 @@ pub struct Counters {
     pub recorded_bytes: u64,
     /// Logs that cannot be written.
     pub unwritable_logs_now: u64,
+    /// Places in segments found damaged, at the start or when a message was read.
+    pub damaged_places: u64,
+    /// Messages given up because the disk damaged them; what is left of them is in SPOOL/quarantine.
+    pub quarantined_messages: u64,
 
     /// Events thrown away because the event log's writer was behind.
     pub events_dropped: u64,
@@ -130,8 +134,8 @@ impl Counters {
             failed_recipients expired_recipients removed_recipients bounces outbound_total outbound_failed
             outbound_now queued_messages_now queued_recipients_now ready_recipients_now
             deferred_recipients_now in_flight_recipients_now destinations_now cached_bytes_now groups_lost
-            segments_now live_bytes_now written_bytes recorded_bytes unwritable_logs_now events_dropped
-            dns_busy
+            segments_now live_bytes_now written_bytes recorded_bytes unwritable_logs_now damaged_places
+            quarantined_messages events_dropped dns_busy
         );
     }
 }

@@ -60,6 +60,10 @@ const ROWS: &[Row] = &[
     ("counter", "spool_written_bytes_total", "Bytes written to segments", |c| c.written_bytes),
     ("counter", "spool_recorded_bytes_total", "Bytes of records asked to be written", |c| c.recorded_bytes),
     ("gauge", "spool_unwritable_logs", "Logs that cannot be written", |c| c.unwritable_logs_now),
+    ("counter", "spool_damaged_places_total", "Places in segments found damaged", |c| c.damaged_places),
+    ("counter", "spool_quarantined_messages_total", "Messages given up because the disk damaged them", |c| {
+        c.quarantined_messages
+    }),
     ("counter", "events_dropped_total", "Events the event log could not take in time", |c| c.events_dropped),
     ("counter", "dns_busy_total", "DNS questions put off because the queue was full", |c| c.dns_busy),
 ];

@@ -310,6 +310,17 @@ pub fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
+/// Waits until all that was written so far to the files of `dir`'s file system is on the medium, whoever
+/// wrote it; `newest` is one of them. Blocks the thread.
+///
+/// Two calls, because each alone leaves something out: `syncfs` writes what is dirty, but a file system
+/// that finds nothing dirty (XFS) does not ask the device to empty its cache, where direct writes may still
+/// lie; `fsync` of any one file does. One by one, a thousand files would cost a thousand flushes.
+pub fn sync_file_system(dir: &Path, newest: &Path) -> io::Result<()> {
+    rustix::fs::syncfs(File::open(dir)?)?;
+    File::open(newest)?.sync_all()
+}
+
 /// Whether a direct write of `block` bytes works in `dir`, found by trying.
 pub(super) fn direct_write_works(dir: &Path, block: usize) -> io::Result<bool> {
     let probe = dir.join(format!(".direct-{}", std::process::id()));

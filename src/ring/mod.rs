@@ -28,6 +28,7 @@ pub use cpu::{available_cpus, pin, process_cpu_micros, resident_bytes, thread_cp
 pub use deadline::{EXACT_BELOW, TICK, Timer, now, sleep, timer};
 pub use file::{
     DirectFile, FileBytes, FileLock, OpenFile, READ_BYTES, Sync, prepare_segment, sync_directory,
+    sync_file_system,
 };
 pub use helper::blocking;
 pub use listen::{LISTEN_BACKLOG, Listener};

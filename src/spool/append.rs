@@ -134,6 +134,7 @@ impl<B: Buffer> Log<B> {
         self.ready()?;
         let recipients = self.live.get(slot).map_or(0, |m| m.recipients) as u16;
         let seq = self.record(slot, (0..recipients).map(|r| (r, Recorded::Quarantined)), now)?;
+        self.live.retire(slot);
         self.stats.quarantined += 1;
         Ok(seq)
     }

@@ -32,6 +32,8 @@ const SEVERAL: u8 = 16;
 const FRAGMENTS: u8 = 32;
 /// The only recipient is done (else: `several` knows).
 const DONE: u8 = 64;
+/// Its slot is not given to another message: somebody may still know it by its slot alone.
+const RETIRED: u8 = 128;
 
 /// One live message. Packed: ten million of them stand in a queue.
 #[derive(Clone, Copy, Debug)]
@@ -265,12 +267,22 @@ impl LiveTable {
         if flags & SEVERAL != 0 {
             self.several.remove(&slot);
         }
+        self.len -= 1;
         let next = self.free.unwrap_or(NONE);
         let record = &mut self.records[slot as usize];
         record.flags = 0;
-        record.next = next;
-        self.free = Some(slot);
-        self.len -= 1;
+        if flags & RETIRED == 0 {
+            record.next = next;
+            self.free = Some(slot);
+        }
+    }
+
+    /// The slot stays empty when the message is removed. A message that cannot be read cannot be told
+    /// to those who queue it: they ask by its slot, and must find nobody there.
+    pub(super) fn retire(&mut self, slot: Slot) {
+        if let Some(record) = self.record_mut(slot) {
+            record.flags |= RETIRED;
+        }
     }
 
     /// The message now lies elsewhere.
@@ -465,6 +477,18 @@ mod tests {
     fn new(id: u64, generation: u32, recipients: u32) -> NewLive<'static> {
         let place = Place { generation: Generation(generation), offset: 4096 };
         NewLive { id: MessageId(id), place, frame_bytes: 100, fragments: &[], recipients, flags: 0 }
+    }
+
+    #[test]
+    fn a_retired_slot_is_nobodys() {
+        let mut table = LiveTable::default();
+        let (one, two) = (table.insert(&new(1, 1, 3)), table.insert(&new(2, 1, 1)));
+        table.retire(one);
+        table.remove(one);
+        table.remove(two);
+        assert_eq!((table.get(one), table.len(), table.count_in(Generation(1))), (None, 0, 0));
+        assert_eq!(table.insert(&new(3, 1, 1)), two, "a slot that was not retired is used again");
+        assert_ne!(table.insert(&new(4, 1, 1)), one);
     }
 
     #[test]

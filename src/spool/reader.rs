@@ -7,8 +7,10 @@ use super::checksum::Key;
 use super::format::{FRAGMENT_FIXED_BYTES, FRAME_HEADER_BYTES, u32_at};
 use super::group::{Frame, FrameKind, open_frame};
 use super::record::Commit;
-use super::segments::Segments;
-use super::{FileIndex, FragmentRef, Generation, LiveTable, LogConfig, Place, Slot, SpoolIdentity};
+use super::segments::{Segment, Segments};
+use super::{
+    FileIndex, FragmentRef, Generation, LiveTable, LogConfig, Place, RecoveredLog, Slot, SpoolIdentity,
+};
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 
@@ -41,6 +43,15 @@ impl ReadPlan {
         segments: &Segments,
         config: &LogConfig,
     ) -> Option<ReadPlan> {
+        ReadPlan::build(slot, live, |generation| segments.get(generation), config)
+    }
+
+    fn build<'a>(
+        slot: Slot,
+        live: &LiveTable,
+        segment_of: impl Fn(Generation) -> Option<&'a Segment>,
+        config: &LogConfig,
+    ) -> Option<ReadPlan> {
         let message = live.get(slot)?;
         let fragments = live.fragments(slot);
         let fixed = FRAME_HEADER_BYTES + FRAGMENT_FIXED_BYTES;
@@ -50,7 +61,7 @@ impl ReadPlan {
             .chain([(message.place, live.frame_bytes(slot))]);
         let mut extents = Vec::with_capacity(fragments.len() + 1);
         for (place, bytes) in parts {
-            let segment = segments.get(place.generation)?;
+            let segment = segment_of(place.generation)?;
             let start = place.offset - place.offset % config.block_bytes;
             let end = (place.offset + bytes).next_multiple_of(config.block_bytes).min(segment.bytes);
             extents.push(Extent { file: segment.file, offset: start, bytes: end - start });
@@ -64,6 +75,28 @@ impl ReadPlan {
             commit: message.place,
             home: live.home(slot)?,
         })
+    }
+}
+
+impl RecoveredLog {
+    /// The messages that recovery found unfinished, held ones included.
+    pub fn live(&self) -> &LiveTable {
+        &self.live
+    }
+
+    /// Where one of them lies, for a reader that writes nothing and so has nothing to pin. `config` is
+    /// the one that recovery was given.
+    pub fn read_plan(&self, slot: Slot, config: &LogConfig) -> Option<ReadPlan> {
+        let segment_of = |generation| {
+            let at = self.segments.binary_search_by_key(&generation, |s| s.generation).ok()?;
+            self.segments.get(at)
+        };
+        ReadPlan::build(slot, &self.live, segment_of, config)
+    }
+
+    /// Segments that hold records which may matter, and segment files that are free.
+    pub fn segment_counts(&self) -> (usize, usize) {
+        (self.segments.len(), self.free.len())
     }
 }
 

@@ -43,6 +43,7 @@ pub struct Counters {
     pub connect_failures: Count,
     pub outbound_open: Count,
     pub dns_busy: Count,
+    pub damaged: Count,
     /// Microseconds from a group's submission to its completion.
     pub commit_us: RefCell<Histogram<u64>>,
     /// Bytes of a group.
@@ -76,6 +77,7 @@ impl Default for Counters {
             connect_failures: Count::default(),
             outbound_open: Count::default(),
             dns_busy: Count::default(),
+            damaged: Count::default(),
             commit_us: histogram(),
             group_bytes: histogram(),
         }

@@ -222,6 +222,7 @@ impl super::counters::Counters {
             in_flight_recipients_now: shard.in_flight,
             destinations_now: shard.destinations,
             dns_busy: self.dns_busy.get(),
+            damaged_places: self.damaged.get(),
             ..Counters::default()
         };
         for home in worker.own_homes() {
@@ -233,6 +234,7 @@ impl super::counters::Counters {
             view.live_bytes_now += stats.live_bytes;
             view.written_bytes += stats.bytes_written;
             view.recorded_bytes += stats.mail_bytes;
+            view.quarantined_messages += stats.quarantined;
             view.unwritable_logs_now += u64::from(!home.log().takes_outcomes());
         }
         view

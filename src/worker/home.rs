@@ -14,6 +14,7 @@ use std::task::{Poll, Waker};
 use super::cache::Cache;
 use super::counters::Counters;
 use super::outbound::Connection;
+use super::quarantine::Piece;
 use super::signal::{Broadcast, Signal};
 use super::spool_dir::segment_path;
 use super::time::Clock;
@@ -499,11 +500,15 @@ impl Home {
         if let Some(message) = self.cached(slot) {
             return Ok(message);
         }
-        let stored = self.read(slot).await.map_err(|error| match error {
-            ReadError::Gone => LoadError::Gone,
-            ReadError::Io(kind) => LoadError::Io(kind),
-            other => LoadError::Damaged(other.to_string()),
-        })?;
+        let stored = match self.read(slot).await {
+            Ok(stored) => stored,
+            Err(ReadError::Gone) => return Err(LoadError::Gone),
+            Err(ReadError::Io(kind)) => return Err(LoadError::Io(kind)),
+            Err(error @ ReadError::Damaged(_)) => {
+                self.give_up(slot).await;
+                return Err(LoadError::Damaged(error.to_string()));
+            }
+        };
         let attempts = match self.log.borrow().live().state(slot, 0) {
             Some(RecipientState::Pending { attempts, .. }) => attempts,
             _ => 0,
@@ -539,7 +544,40 @@ impl Home {
             extents.push(bytes);
         }
         let slices: Vec<&[u8]> = extents.iter().map(|e| &**e).collect();
-        decode_message(plan, &slices, self.config.identity)
+        let decoded = decode_message(plan, &slices, self.config.identity);
+        if let Err(error @ ReadError::Damaged(_)) = &decoded {
+            self.set_aside(plan, &slices, error).await;
+        }
+        decoded
+    }
+
+    /// Keeps the bytes of a message that does not fit its checksums.
+    async fn set_aside(&self, plan: &ReadPlan, extents: &[&[u8]], error: &ReadError) {
+        self.counters.damaged.add(1);
+        let mut why = format!("message {}: {error}; its extents:", plan.id);
+        for extent in &plan.extents {
+            why += &format!("\nsegment {} byte {}, {} bytes", extent.file.0, extent.offset, extent.bytes);
+        }
+        let Some(spool) = self.config.dir.parent().map(PathBuf::from) else { return };
+        let piece = Piece { log: plan.id.log(), name: plan.id.to_string(), why, bytes: extents.concat() };
+        ring::blocking(move || piece.save(&spool)).await;
+    }
+
+    /// Records that a message is damaged and ends it, as soon as the log takes the record.
+    async fn give_up(&self, slot: Slot) {
+        let Some(id) = self.log.borrow().live().get(slot).map(|m| m.id) else { return };
+        while self.log.borrow().live().get(slot).is_some_and(|m| m.id == id && m.pending > 0) {
+            let appended = self.log.borrow_mut().quarantine(slot, self.clock.now());
+            match appended {
+                Ok(group) => {
+                    self.appended(group);
+                    tracing::error!(%id, "a queued message is damaged and cannot be delivered: it is quarantined");
+                }
+                Err(Refusal::Busy) => self.progress.wait().await,
+                // It stays queued, and is found again.
+                Err(Refusal::NoRoom | Refusal::Unwritable) => return,
+            }
+        }
     }
 
     /// Answers the log's wish to copy a message forward.

@@ -236,6 +236,10 @@ impl Delivery<'_> {
     }
 
     fn unreadable(&self, entry: Entry, error: &super::home::LoadError) {
+        if self.home.log().live().get(entry.slot).is_none_or(|m| m.pending == 0) {
+            self.tell(ShardEvent::Finished { conn: self.conn, entry });
+            return;
+        }
         tracing::error!(slot = entry.slot, %error, "a queued message cannot be read; it is tried again later");
         // Without the message the recipients of the part are not known; the shard counts one.
         self.tell(ShardEvent::Deferred { conn: self.conn, entry, recipients_left: 1 });

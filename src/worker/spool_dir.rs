@@ -71,17 +71,7 @@ impl SpoolDir {
 
     /// Numbers of the logs that have a directory, rising.
     pub fn logs(&self) -> io::Result<Vec<u16>> {
-        let mut logs = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let name = entry?.file_name();
-            if let Some(number) =
-                name.to_str().and_then(|n| n.strip_prefix("log-")).and_then(|n| n.parse().ok())
-            {
-                logs.push(number);
-            }
-        }
-        logs.sort_unstable();
-        Ok(logs)
+        logs_in(&self.path)
     }
 }
 
@@ -91,6 +81,41 @@ pub fn log_path(spool: &Path, log: u16) -> PathBuf {
 
 pub fn segment_path(log: &Path, file: FileIndex) -> PathBuf {
     log.join(format!("seg-{:06}", file.0))
+}
+
+/// Numbers of the logs in a spool that have a directory, rising.
+pub fn logs_in(spool: &Path) -> io::Result<Vec<u16>> {
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(spool)? {
+        let name = entry?.file_name();
+        if let Some(number) = name.to_str().and_then(|n| n.strip_prefix("log-")).and_then(|n| n.parse().ok())
+        {
+            logs.push(number);
+        }
+    }
+    logs.sort_unstable();
+    Ok(logs)
+}
+
+/// Where raw bytes of damaged records are kept.
+pub fn quarantine_path(spool: &Path) -> PathBuf {
+    spool.join("quarantine")
+}
+
+/// A line for each copy of the identity that is missing or unreadable.
+pub fn damaged_identities(spool: &Path) -> Vec<String> {
+    let judge = |name: &str| match fs::read_to_string(spool.join(name)) {
+        Ok(text) => parse_identity(&text).err().map(|why| format!("{name}: {why}")),
+        Err(error) => Some(format!("{name}: {error}")),
+    };
+    [IDENTITY, IDENTITY_COPY].into_iter().filter_map(judge).collect()
+}
+
+/// The identity of the spool at `path`, read and nothing else.
+pub fn identity_of(path: &Path) -> anyhow::Result<SpoolIdentity> {
+    read_identity(path)?.with_context(|| {
+        format!("{} is not a ringpost spool: it has no identity; name one with --spool", path.display())
+    })
 }
 
 /// A directory with anything in it but a spool is somebody else's.

@@ -17,6 +17,7 @@ use crossbeam_channel::Sender;
 use super::counters::Counters;
 use super::home::{Home, HomeConfig, SpoolBuf};
 use super::post::{Batch, Outboxes};
+use super::quarantine::Piece;
 use super::spool_dir::{SegmentFiles, segment_path};
 use super::time::Clock;
 use super::{Shared, Worker, inbound};
@@ -24,7 +25,9 @@ use crate::clock::{self, Rng};
 use crate::limits;
 use crate::ring::{self, AlignedBuf, BufferPool, FileLock, Listener, Mailbox, MailboxSender, RuntimeConfig};
 use crate::schedule::{Shard, ShardConfig};
-use crate::spool::{FileIndex, Log, LogConfig, RecoveredLog, RecoveredMessage, SegmentSource, recover};
+use crate::spool::{
+    FileIndex, Finding, Log, LogConfig, RecoveredLog, RecoveredMessage, SegmentSource, recover,
+};
 
 /// What one worker thread starts with.
 pub struct Setup {
@@ -53,6 +56,8 @@ struct Found {
     files: Vec<FileIndex>,
     log: RecoveredLog,
     messages: Vec<RecoveredMessage>,
+    /// Places that are damaged.
+    damaged: u64,
 }
 
 /// The body of a worker thread.
@@ -86,17 +91,38 @@ fn read_log(setup: HomeSetup) -> anyhow::Result<Found> {
         let path = segment_path(dir, file);
         let lock = FileLock::lock_or_wait(&path, limits::ZOMBIE_WAIT)
             .with_context(|| format!("{}: an earlier process still writes to it", path.display()))?;
-        std::fs::File::open(&path)
-            .and_then(|f| f.sync_all())
-            .with_context(|| format!("syncing {}", path.display()))?;
         drop(lock);
+    }
+    if let Some(&newest) = files.last() {
+        ring::sync_file_system(dir, &segment_path(dir, newest))
+            .with_context(|| format!("syncing {shown}"))?;
     }
     let (log, messages, findings) =
         recover(&setup.log, &mut source).with_context(|| format!("recovering {shown}"))?;
+    let damaged = report(&setup, dir, &findings);
+    Ok(Found { setup, files, log, messages, damaged })
+}
+
+/// Says what recovery found and sets aside what is damaged. Returns how many places are.
+fn report(setup: &HomeSetup, dir: &Path, findings: &[Finding]) -> u64 {
+    let log = setup.log.log;
+    let mut damaged = 0;
     for finding in findings {
-        tracing::warn!(log = setup.log.log, "recovery: {finding}");
+        match finding {
+            Finding::Held { .. } => tracing::warn!(log, "recovery: {finding}"),
+            Finding::Missing { .. } | Finding::HeaderLost { .. } => {
+                damaged += 1;
+                tracing::error!(log, "recovery: {finding}");
+            }
+            Finding::Damaged { .. } => {
+                damaged += 1;
+                if let (Some(piece), Some(spool)) = (Piece::of_finding(log, dir, finding), dir.parent()) {
+                    piece.save(spool);
+                }
+            }
+        }
     }
-    Ok(Found { setup, files, log, messages })
+    damaged
 }
 
 /// Segments whose preparation an earlier process did not finish hold nothing.
@@ -117,6 +143,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     let mut homes: Vec<Option<Rc<Home>>> = (0..setup.home_count).map(|_| None).collect();
     let mut waiting = Vec::new();
     for found in found {
+        counters.damaged.add(found.damaged);
         let index = found.setup.config.index;
         let home = build_home(found.setup, found.log, &found.files, &counters, setup.clock);
         let home = match home {
