@@ -10,22 +10,39 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::load::{LoadArgs, run_load};
+use crate::compare::{compare, read_reports};
+use crate::html::page;
+use crate::load::{LoadAction, LoadArgs, run_load, run_search};
 use crate::progress::Console;
-use crate::sink::{SinkArgs, run_sink};
+use crate::sink::{SinkArgs, run_sink, shipped_models};
 
 /// Exit status of a process that SIGINT ended, as shells count it.
 const INTERRUPTED: i32 = 130;
 
 /// `ringpost load`: runs the source and prints its report. The status is a failure when the run
-/// ended early by an error, or nothing was accepted.
+/// ended early by an error, or nothing was accepted; with `--search`, when no rate kept the bound.
+/// `ringpost load compare` prints a comparison of reports instead.
 pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
+    if let Some(LoadAction::Compare(args)) = &args.action {
+        print(args.json, &compare(&read_reports(&args.a)?, &read_reports(&args.b)?))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     raise_descriptor_limit();
     let console = Console::new(stop_on_signals()?);
+    if args.search.is_some() {
+        let report = run_search(args, &console);
+        console.finish();
+        let report = report?;
+        print(args.json, &report)?;
+        return Ok(if report.best_rate.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let report = run_load(args, &console);
     console.finish();
     let report = report?;
     print(args.json, &report)?;
+    if let Some(path) = &args.report {
+        std::fs::write(path, page(&report)).with_context(|| format!("cannot write to {}", path.display()))?;
+    }
     let is_good = report.failure.is_none() && (report.accepted > 0 || args.messages == Some(0));
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -33,10 +50,16 @@ pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
 /// `ringpost sink`: runs the sink until it is told to stop and prints its report. The status is a
 /// failure when mail arrived twice or damaged.
 pub fn sink_command(args: &SinkArgs) -> anyhow::Result<ExitCode> {
+    if args.print_models {
+        std::io::Write::write_all(&mut std::io::stdout(), shipped_models().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     raise_descriptor_limit();
     let console = Console::new(stop_on_signals()?);
-    let listening =
-        |addrs: &[SocketAddr]| addrs.iter().for_each(|addr| eprintln!("sink listening on {addr}"));
+    let listening = |addrs: &[SocketAddr]| match addrs {
+        [first, .., last] => eprintln!("sink listening on {first} to {last}, {} addresses", addrs.len()),
+        addrs => addrs.iter().for_each(|addr| eprintln!("sink listening on {addr}")),
+    };
     let report = run_sink(args, &console, listening);
     console.finish();
     let report = report?;

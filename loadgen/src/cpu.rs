@@ -16,6 +16,14 @@ pub fn process() -> Duration {
     reading(ClockId::ProcessCPUTime)
 }
 
+/// Time the calling thread was ready to run and had no processor, since it began; zero where the
+/// kernel does not say (`/proc/thread-self/schedstat`).
+pub fn thread_starved() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let ns = text.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+    Duration::from_nanos(ns.unwrap_or(0))
+}
+
 fn reading(clock: ClockId) -> Duration {
     let time = clock_gettime(clock);
     Duration::new(time.tv_sec.max(0) as u64, time.tv_nsec as u32)

@@ -9,17 +9,23 @@
 mod check;
 pub mod clock;
 mod command;
+mod compare;
+mod corpus;
 pub mod cpu;
 mod epoll;
+mod html;
 pub mod limits;
 mod load;
 mod message;
+mod pick;
+mod process;
 mod progress;
 mod report;
 mod sink;
 pub mod size;
 mod slots;
 pub mod stamp;
+mod timeline;
 
 use std::fs::File;
 use std::path::Path;
@@ -28,11 +34,18 @@ use anyhow::Context;
 
 pub use check::{Verdict, reconcile, verify_exactly_once};
 pub use command::{load_command, sink_command};
-pub use load::{LoadArgs, run_load};
+pub use compare::{CompareArgs, Comparison, compare, read_reports};
+pub use html::page;
+pub use load::{
+    LoadAction, LoadArgs, RateProfile, SearchReport, SizeMix, TlsMode, Trial, run_load, run_search,
+};
+pub use process::{ProcessReport, Sample};
 pub use progress::{Console, Progress, Silent, Snapshot};
 pub use report::{LoadReport, Percentiles, RunReport, SinkReport, Stages};
 pub use sink::{Sink, SinkArgs, SinkCounters, SinkHandle, run_sink};
+pub use sink::{TlsVariant, shipped_models};
 pub use slots::Ranges;
+pub use timeline::Point;
 
 /// Opens a log of delivery names for appending. Every write reaches the kernel at once, so that it
 /// survives the death of any process.

@@ -32,6 +32,16 @@ pub const RUNS: usize = 1024;
 pub const SLOTS: u64 = 1 << 31;
 /// Largest message the source prepares: it is held once per thread.
 pub const MESSAGE_BYTES: u64 = 1 << 30;
+/// Sizes that stand for a distribution (`--sizes`): enough for its shape up to the 99th percentile.
+pub const SIZE_CLASSES: u32 = 128;
+/// Bytes of all prepared messages of one thread.
+pub const STOCK_BYTES: u64 = 1 << 30;
+/// Messages taken from a corpus.
+pub const CORPUS_MESSAGES: usize = 10_000;
+/// Domains of a list, or generated.
+pub const DOMAINS: u32 = 10_000_000;
+/// Steps and ramps of one rate.
+pub const RATE_PIECES: usize = 256;
 /// Ids named in a report for each thing that went wrong.
 pub const EXAMPLES: usize = 20;
 /// Characters of a server's reply that a report quotes.
@@ -41,9 +51,42 @@ pub const RECONNECT_WAIT: Duration = Duration::from_millis(100);
 /// Connections in a row that brought no message through before a run that does not tolerate errors
 /// ends.
 pub const FRUITLESS_CONNECTIONS: u64 = 100;
+/// Addresses all receivers of a sink listen on: each costs a listener.
+pub const HOSTS: u32 = 8192;
+/// What names of hosts end in.
+pub const HOSTS_BELOW: &str = ".hosts.test";
+/// Hosts of the one receiver that generated domains have where no models are given.
+pub const PLAIN_HOSTS: u32 = 16;
+/// Mail exchangers that DNS names for one domain.
+pub const EXCHANGERS: usize = 2;
+/// Client addresses that a receiver keeps count of.
+pub const CLIENTS: usize = 65_536;
+/// Triplets that a greylisting receiver remembers before it forgets all.
+pub const TRIPLETS: usize = 4_000_000;
+/// Longest DNS packet over UDP.
+pub const DNS_BYTES: usize = 1232;
+/// How long a DNS client may be silent on TCP.
+pub const DNS_CLIENT_WAIT: Duration = Duration::from_secs(2);
 /// Longest sleep of a source thread: how late it notices a stop or a reply that is overdue.
 pub const SOURCE_SLEEP: Duration = Duration::from_millis(100);
 /// Longest sleep of a sink thread: how late it notices a stop.
 pub const SINK_SLEEP: Duration = Duration::from_millis(50);
+/// A message begun later than this after its time was held up: scheduling alone does not do that.
+pub const LATE: Duration = Duration::from_millis(10);
+/// Share of late messages up to which a rate counts as held.
+pub const LATE_SHARE: f64 = 0.01;
+/// Share of the time at which a thread of these tools counts as the bottleneck.
+pub const BUSY_SHARE: f64 = 0.9;
+/// Bound on the 99th percentile, and first rate, that a search takes when it is told none.
+pub const SEARCH_BOUND: Duration = Duration::from_millis(100);
+pub const SEARCH_START_RATE: f64 = 100.0;
+/// Gap between a good and a bad rate at which a search is over: below that, runs differ by chance.
+pub const SEARCH_PRECISION: f64 = 0.05;
+/// Rates one search tries.
+pub const SEARCH_TRIALS: usize = 40;
+/// Intervals a report keeps: a day of seconds.
+pub const INTERVALS: usize = 86_400;
+/// Intervals that wait for the shares of slow threads.
+pub const OPEN_INTERVALS: u64 = 2;
 /// How often published counters and the progress display are renewed.
 pub const PUBLISH_EVERY: Duration = Duration::from_millis(100);

@@ -4,149 +4,97 @@
 //! its final reply was 2xx; one whose reply was never seen counts as unknown, never as accepted. At
 //! a fixed rate latency is measured from the time a message was meant to be sent, so that a slow
 //! server cannot hide behind a source that waits for it. Must not: share code with the server.
+mod args;
+mod mix;
 mod plan;
+mod rate;
 mod replies;
+mod search;
 mod session;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod worker;
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use clap::builder::FalseyValueParser;
+use anyhow::{Context, ensure};
 
 use crate::clock::{Clock, wall_us};
-use crate::limits;
-use crate::message::Template;
+use crate::message::{Stock, Template, least_bytes};
+use crate::process::Watch;
 use crate::progress::{Progress, Snapshot};
 use crate::report::{LoadReport, Stages};
-use crate::size::{parse_duration, parse_rate, parse_size};
+use crate::timeline::Timeline;
+use crate::{corpus, limits};
+pub use args::{LoadAction, LoadArgs};
+pub use mix::SizeMix;
+use mix::{Classes, Domains};
 use plan::{Plan, Shared};
+pub use rate::RateProfile;
+pub use search::{SearchReport, Trial, run_search};
 use stats::Stats;
+pub use tls::TlsMode;
 
-/// Size of a message by default.
-const DEFAULT_SIZE: u64 = 4096;
-
-/// Send generated mail to a server and measure how it is taken
-#[derive(Clone, Debug, clap::Args)]
-pub struct LoadArgs {
-    /// Server to send to
-    #[arg(long, value_name = "ADDR:PORT", env = "RINGPOST_LOAD_TO")]
-    pub to: SocketAddr,
-    /// How many messages to send
-    #[arg(long, value_name = "N", env = "RINGPOST_LOAD_MESSAGES")]
-    pub messages: Option<u64>,
-    /// How long to send; with --messages whichever ends first
-    #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_DURATION", value_parser = parse_duration)]
-    pub duration: Option<Duration>,
-    /// Connections at the same time
-    #[arg(long, value_name = "N", env = "RINGPOST_LOAD_CONNECTIONS", default_value_t = 64,
-        value_parser = clap::value_parser!(u32).range(1..=65_535))]
-    pub connections: u32,
-    /// Messages after which a connection is closed and opened anew; without it, none
-    #[arg(long, value_name = "N", env = "RINGPOST_LOAD_MESSAGES_PER_CONNECTION",
-        value_parser = clap::value_parser!(u64).range(1..))]
-    pub messages_per_connection: Option<u64>,
-    /// Size of each message
-    #[arg(long, value_name = "SIZE", env = "RINGPOST_LOAD_SIZE", default_value = "4KiB", value_parser = parse_size)]
-    pub size: u64,
-    /// Messages per second, at times fixed in advance; without it, as fast as the server answers
-    #[arg(long, value_name = "N/s", env = "RINGPOST_LOAD_RATE", value_parser = parse_rate)]
-    pub rate: Option<f64>,
-    /// Recipients of each message
-    #[arg(long, value_name = "N", env = "RINGPOST_LOAD_RECIPIENTS_PER_MESSAGE", default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::RECIPIENTS)))]
-    pub recipients_per_message: u32,
-    /// Sender of the messages; empty for the null reverse-path
-    #[arg(long, value_name = "ADDRESS", env = "RINGPOST_LOAD_FROM", default_value = "load@example.test")]
-    pub from: String,
-    /// Domain of the recipients
-    #[arg(long, value_name = "DOMAIN", env = "RINGPOST_LOAD_TO_DOMAIN", default_value = "example.test")]
-    pub to_domain: String,
-    /// Spread the recipients over this many domains, d0.test, d1.test and so on, instead
-    #[arg(long, value_name = "N", env = "RINGPOST_LOAD_DOMAINS", conflicts_with = "to_domain",
-        value_parser = clap::value_parser!(u32).range(1..))]
-    pub domains: Option<u32>,
-    /// Wait for the reply to each command
-    #[arg(long, env = "RINGPOST_LOAD_NO_PIPELINING", value_parser = FalseyValueParser::new())]
-    pub no_pipelining: bool,
-    /// Print the report as JSON on standard output
-    #[arg(long, env = "RINGPOST_LOAD_JSON", value_parser = FalseyValueParser::new())]
-    pub json: bool,
-    /// Seed of the text and, with --rate, of the arrival times; without it, a new one
-    #[arg(long, value_name = "N", env = "RINGPOST_LOAD_SEED")]
-    pub seed: Option<u64>,
-    /// Threads that send
-    #[arg(long, value_name = "N", env = "RINGPOST_LOAD_THREADS", default_value_t = 1,
-        value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub threads: u16,
-    /// Append the name of each accepted delivery to this file as soon as it is acknowledged
-    #[arg(long, value_name = "FILE", env = "RINGPOST_LOAD_ACK_LOG")]
-    pub ack_log: Option<PathBuf>,
-    /// Go on when connections fail, until all is sent: connect again, count what is in doubt as unknown
-    #[arg(long, env = "RINGPOST_LOAD_TOLERATE_ERRORS", value_parser = FalseyValueParser::new())]
-    pub tolerate_errors: bool,
-    /// Give a connection up when it has brought no reply for this long
-    #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_REPLY_TIMEOUT", default_value = "60s",
-        value_parser = parse_duration)]
-    pub reply_timeout: Duration,
-    /// Send to an address that is not on the loopback interface
-    #[arg(long, env = "RINGPOST_LOAD_I_OWN_THE_TARGET", value_parser = FalseyValueParser::new())]
-    pub i_own_the_target: bool,
+/// What the threads of a run send: the same messages for each of them.
+enum Content {
+    Generated,
+    Corpus(Vec<Vec<u8>>),
 }
 
-impl LoadArgs {
-    /// The defaults, sending `messages` to `to`.
-    pub fn new(to: SocketAddr, messages: u64) -> LoadArgs {
-        LoadArgs {
-            to,
-            messages: Some(messages),
-            duration: None,
-            connections: 64,
-            messages_per_connection: None,
-            size: DEFAULT_SIZE,
-            rate: None,
-            recipients_per_message: 1,
-            from: "load@example.test".into(),
-            to_domain: "example.test".into(),
-            domains: None,
-            no_pipelining: false,
-            json: false,
-            seed: None,
-            threads: 1,
-            ack_log: None,
-            tolerate_errors: false,
-            reply_timeout: Duration::from_secs(60),
-            i_own_the_target: false,
+/// Reads what is to be sent, and says how large each message is.
+fn content(args: &LoadArgs, seed: u64) -> anyhow::Result<(Content, Classes)> {
+    let (content, sizes) = match (&args.corpus, &args.sizes) {
+        (Some(path), _) => {
+            let messages = corpus::read(path)?;
+            let sizes = messages.iter().map(|m| Template::of_corpus(0, 1, m).content_bytes()).collect();
+            (Content::Corpus(messages), sizes)
         }
-    }
-    fn validate(&self) -> anyhow::Result<()> {
-        if self.messages.is_none() && self.duration.is_none() {
-            bail!("say how much to send: --messages N or --duration TIME");
+        (None, Some(mix)) => {
+            // Headers need some bytes: smaller messages are as small as they can be.
+            let least = least_bytes(&args.from);
+            (Content::Generated, mix.quantiles()?.iter().map(|&size| size.max(least)).collect::<Vec<u64>>())
         }
-        let is_loopback = self.to.ip().to_canonical().is_loopback();
-        if !is_loopback && !self.i_own_the_target {
-            bail!(
-                "{} is not on the loopback interface; load on a server that is not yours is an attack. \
-                 If it is yours, say so: --i-own-the-target",
-                self.to
-            );
+        (None, None) => (Content::Generated, vec![args.size]),
+    };
+    let bytes: u64 = sizes.iter().sum();
+    ensure!(
+        bytes <= limits::STOCK_BYTES,
+        "the messages to prepare have {bytes} bytes, more than {}",
+        limits::STOCK_BYTES
+    );
+    Ok((content, Classes { sizes, seed }))
+}
+
+fn domains(args: &LoadArgs, seed: u64) -> anyhow::Result<Domains> {
+    Ok(match (&args.domain_list, args.domains, args.zipf) {
+        (Some(path), _, _) => Domains::listed(path, seed)?,
+        (None, Some(count), Some(exponent)) => Domains::zipf(count, exponent, seed),
+        (None, Some(count), None) => Domains::Turn(count),
+        (None, None, _) => Domains::One(args.to_domain.clone()),
+    })
+}
+
+/// Prepares the messages of one thread, for DATA and for BDAT.
+fn stocks(args: &LoadArgs, plan: &Plan, content: &Content) -> anyhow::Result<(Stock, Stock)> {
+    let stock = || match content {
+        Content::Generated => {
+            Stock::of_sizes(plan.run, plan.recipients, &args.from, &plan.classes.sizes, plan.seed)
+                .map_err(anyhow::Error::msg)
+                .context("--size")
         }
-        for text in [&self.from, &self.to_domain] {
-            let is_plain = text.bytes().all(|c| c.is_ascii_graphic() && c != b'<' && c != b'>');
-            ensure!(is_plain, "'{text}' has characters that do not belong in an address");
+        Content::Corpus(messages) => {
+            Ok(Stock(messages.iter().map(|m| Template::of_corpus(plan.run, plan.recipients, m)).collect()))
         }
-        let slots = self.messages.unwrap_or(0).saturating_mul(u64::from(self.recipients_per_message));
-        ensure!(slots <= limits::SLOTS, "a run has at most {} deliveries", limits::SLOTS);
-        Ok(())
-    }
+    };
+    let chunks = match plan.may_chunk {
+        true => Stock(stock()?.0.into_iter().map(Template::without_dots).collect()),
+        false => Stock(Vec::new()),
+    };
+    Ok((stock()?, chunks))
 }
 
 /// Sends what `args` ask for and waits for it. Blocks; `progress` is told how it goes and may end
@@ -156,15 +104,17 @@ pub fn run_load(args: &LoadArgs, progress: &dyn Progress) -> anyhow::Result<Load
     let seed = args.seed.unwrap_or_else(wall_us);
     let ack_log = args.ack_log.as_ref().map(|path| crate::open_log(path)).transpose()?;
     let threads = args.threads.min(args.connections.min(256) as u16);
-    let plan = Plan::new(args, seed, threads);
-    let shared = Arc::new(Shared::new(args, threads, Clock::start(), ack_log));
+    let (content, classes) = content(args, seed)?;
+    let plan = Plan::new(args, seed, threads, classes, domains(args, seed)?);
+    let prepared = (0..threads).map(|_| stocks(args, &plan, &content)).collect::<anyhow::Result<Vec<_>>>()?;
+    let timeline = Timeline::new(args.interval, args.hdr.as_deref(), wall_us())?;
+    let shared = Arc::new(Shared::new(args, threads, Clock::start(), ack_log, timeline));
+    let mut measured = Watch::new(&args.measure_pid);
+    measured.sample(0.0);
     let (done, finished) = channel();
     let mut workers = Vec::new();
-    for index in 0..usize::from(threads) {
-        let template = Template::new(plan.run, plan.recipients, &args.from, args.size, seed)
-            .map_err(anyhow::Error::msg)
-            .context("--size")?;
-        let worker = worker::Worker::new(index, plan.clone(), shared.clone(), template)?;
+    for (index, (stock, chunks)) in prepared.into_iter().enumerate() {
+        let worker = worker::Worker::new(index, plan.clone(), shared.clone(), stock, chunks)?;
         let done = done.clone();
         let builder = std::thread::Builder::new().name(format!("load-{index}"));
         workers.push(builder.spawn(move || {
@@ -175,44 +125,62 @@ pub fn run_load(args: &LoadArgs, progress: &dyn Progress) -> anyhow::Result<Load
         })?);
     }
     drop(done);
-    watch(args, progress, &shared, &finished);
+    watch(args, progress, &shared, &finished, &mut measured)?;
     let mut stats = Stats::default();
     for worker in workers {
         let part = worker.join().map_err(|_| anyhow::anyhow!("a load thread panicked"))?;
         stats.merge(&part.context("a load thread failed")?);
     }
+    measured.sample(shared.clock.now_us() as f64 / 1e6);
     progress.update(&shared.snapshot(args.messages));
-    Ok(report(args, &plan, seed, &shared, stats))
+    let mut report = report(args, &plan, &shared, stats)?;
+    report.process = measured.report(report.accepted);
+    Ok(report)
 }
 
-/// Shows progress until every thread has finished.
+/// Shows progress, closes intervals and samples the measured process until every thread has finished.
 fn watch(
     args: &LoadArgs,
     progress: &dyn Progress,
     shared: &Shared,
     finished: &std::sync::mpsc::Receiver<()>,
-) {
+    measured: &mut Watch,
+) -> anyhow::Result<()> {
+    let mut interval = 0;
     loop {
         match finished.recv_timeout(limits::PUBLISH_EVERY) {
-            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
             Ok(()) => continue,
             Err(RecvTimeoutError::Timeout) => {}
         }
         let snapshot: Snapshot = shared.snapshot(args.messages);
         progress.update(&snapshot);
+        let now_us = shared.clock.now_us();
+        let mut timeline = shared.timeline();
+        let current = now_us / timeline.interval_us();
+        if current > interval {
+            interval = current;
+            timeline.close_before(current.saturating_sub(limits::OPEN_INTERVALS))?;
+            timeline.latest().into_iter().for_each(|point| progress.interval(point));
+            measured.sample(now_us as f64 / 1e6);
+        }
+        drop(timeline);
         if progress.stopped() {
             shared.stop.store(true, Ordering::Relaxed);
         }
     }
 }
 
-fn report(args: &LoadArgs, plan: &Plan, seed: u64, shared: &Shared, stats: Stats) -> LoadReport {
+fn report(args: &LoadArgs, plan: &Plan, shared: &Shared, stats: Stats) -> anyhow::Result<LoadReport> {
+    let end_us = shared.clock.now_us();
     let seconds = stats.last_accept_us as f64 / 1e6;
     let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    LoadReport {
+    let late_share = stats.late_starts as f64 / stats.scheduled.max(1) as f64;
+    let mut report = LoadReport {
         run: format!("{:08x}", plan.run),
         target: args.to.to_string(),
-        seed,
+        seed: plan.seed,
+        workload: args.workload(),
         recipients_per_message: plan.recipients,
         accepted: stats.accepted,
         accepted_recipients: stats.acknowledged.count(),
@@ -220,16 +188,22 @@ fn report(args: &LoadArgs, plan: &Plan, seed: u64, shared: &Shared, stats: Stats
         unknown: stats.unknown,
         unsent: stats.unsent,
         connections: stats.connections,
-        bytes: stats.accepted * args.size,
+        bytes: stats.bytes,
         seconds,
         rate: stats.accepted as f64 / seconds.max(1e-6),
         cpu_us_per_message: shared.cpu().as_secs_f64() * 1e6 / stats.accepted.max(1) as f64,
+        busy_share: shared.busiest().as_secs_f64() / (end_us as f64 / 1e6).max(1e-6),
+        starved_share: stats.starved_us as f64 / end_us.max(1) as f64,
+        rate_held: plan.rate.as_ref().map(|_| late_share <= limits::LATE_SHARE),
+        late_share,
+        late: stats.late.percentiles(),
         latency: Stages {
             connect: stats.connect.percentiles(),
+            tls: stats.tls.percentiles(),
             mail: stats.mail.percentiles(),
             rcpt: stats.rcpt.percentiles(),
             data: stats.data.percentiles(),
-            whole: stats.whole.percentiles(),
+            whole: stats.all_whole().percentiles(),
         },
         errors: stats.errors.iter().map(|(kind, error)| (kind.to_string(), error.count)).collect(),
         error_samples: stats
@@ -240,5 +214,10 @@ fn report(args: &LoadArgs, plan: &Plan, seed: u64, shared: &Shared, stats: Stats
         failure,
         acknowledged: stats.acknowledged.ranges(),
         unresolved: stats.unresolved.ranges(),
-    }
+        timeline: shared.timeline().finish(end_us)?,
+        process: None,
+        warnings: Vec::new(),
+    };
+    report.warnings = report.doubts();
+    Ok(report)
 }

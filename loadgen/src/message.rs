@@ -1,6 +1,6 @@
 //! The message the source sends: one prepared text, patched for each message.
 //!
-//! Owns: [`Template`]. Promises: the content has exactly the asked size (dots unstuffed, CRLFs
+//! Owns: [`Template`] and [`Stock`]. Promises: the content has exactly the asked size (dots unstuffed, CRLFs
 //! counted, as SIZE of RFC 1870 counts); lines are at most 78 characters; some begin with dots, so
 //! that transparency (RFC 5321 §4.5.2) is exercised; the message's name stands in every 4 KiB of
 //! the body, so that parts of different messages cannot be exchanged unseen. Patching allocates
@@ -31,8 +31,10 @@ pub struct Template {
     wire: Vec<u8>,
     /// Where the name is written.
     names: Vec<usize>,
-    date_at: usize,
+    /// Where the date is written; a message from a corpus keeps its own.
+    date_at: Option<usize>,
     date_sec: u64,
+    content_bytes: u64,
     /// What the checksum covers behind the stamp's line: the wire without its stuffed dots.
     unstuffed: Vec<Range<usize>>,
     hash: Xxh3,
@@ -53,53 +55,89 @@ impl Template {
         if content_bytes > limits::MESSAGE_BYTES {
             return Err(format!("messages have at most {} bytes", limits::MESSAGE_BYTES));
         }
-        let mut wire = vec![b' '; stamp::LINE_BYTES];
-        let mut names = Vec::new();
-        let mut name = |wire: &mut Vec<u8>| {
-            names.push(wire.len());
-            wire.resize(wire.len() + NAME_BYTES, b' ');
-        };
-        wire.extend_from_slice(b"\r\nMessage-ID: <");
-        name(&mut wire);
-        wire.extend_from_slice(b"@load.ringpost.invalid>\r\nDate: ");
-        let date_at = wire.len();
-        wire.resize(date_at + DATE_BYTES, b' ');
-        wire.extend_from_slice(b"\r\nFrom: ");
-        wire.extend_from_slice(if sender.is_empty() {
-            b"postmaster@load.ringpost.invalid"
-        } else {
-            sender.as_bytes()
-        });
-        wire.extend_from_slice(b"\r\nTo: undisclosed-recipients:;\r\nSubject: Load ");
-        name(&mut wire);
-        wire.extend_from_slice(b"\r\n\r\n");
-        let least = (wire.len() + NAME_LINE_BYTES) as u64;
+        let Headers { mut text, mut names, date_at } = headers(sender);
+        let least = least_bytes(sender);
         if content_bytes < least {
             return Err(format!(
                 "messages need at least {least} bytes for their headers, not {content_bytes}"
             ));
         }
-        let mut stuffed = Vec::new();
-        fill(&mut wire, &mut names, &mut stuffed, content_bytes as usize, &mut Rng::new(seed));
+        fill(&mut text, &mut names, content_bytes as usize, &mut Rng::new(seed));
+        Ok(Template::build(run, recipients, text, names, Some(date_at)))
+    }
+    /// Prepares a message of a corpus: the stamp stands in front of it, the rest stays as it is.
+    pub fn of_corpus(run: u32, recipients: u32, message: &[u8]) -> Template {
+        let mut text = vec![b' '; stamp::LINE_BYTES];
+        text.extend_from_slice(b"\r\n");
+        text.extend_from_slice(message);
+        Template::build(run, recipients, text, Vec::new(), None)
+    }
+    /// The same message as BDAT carries it (RFC 3030): nothing stuffed, no terminating dot.
+    pub fn without_dots(mut self) -> Template {
+        let mut wire = Vec::with_capacity(self.wire.len());
+        wire.extend_from_slice(&self.wire[..stamp::LINE_BYTES + 2]);
+        let mut from = stamp::LINE_BYTES + 2;
+        let mut removed = Vec::with_capacity(self.unstuffed.len());
+        for range in &self.unstuffed {
+            removed.push((from, range.start - from));
+            wire.extend_from_slice(&self.wire[range.clone()]);
+            from = range.end;
+        }
+        let moved = |at: usize| {
+            at - removed.iter().take_while(|(dot, _)| *dot <= at).map(|(_, count)| count).sum::<usize>()
+        };
+        self.names.iter_mut().for_each(|at| *at = moved(*at));
+        self.date_at = self.date_at.map(moved);
+        self.unstuffed = vec![stamp::LINE_BYTES + 2..wire.len(); 1];
+        self.wire = wire;
+        self
+    }
+    /// Stuffs the dots of a content and ends it. `names` and `date_at` are places in the content.
+    fn build(
+        run: u32,
+        recipients: u32,
+        content: Vec<u8>,
+        mut names: Vec<usize>,
+        mut date_at: Option<usize>,
+    ) -> Template {
+        let stuffed: Vec<usize> = memchr::memmem::find_iter(&content, b"\r\n.").map(|at| at + 2).collect();
+        let content_bytes = content.len() as u64;
+        let mut wire = content;
         let mut from = stamp::LINE_BYTES + 2;
         let mut unstuffed = Vec::with_capacity(stuffed.len() + 1);
-        for dot in stuffed {
-            unstuffed.push(from..dot);
-            from = dot + 1;
+        if !stuffed.is_empty() {
+            let content = std::mem::take(&mut wire);
+            wire.reserve(content.len() + stuffed.len() + 3);
+            let mut copied = 0;
+            for &dot in &stuffed {
+                wire.extend_from_slice(&content[copied..dot]);
+                unstuffed.push(from..wire.len());
+                wire.push(b'.');
+                (copied, from) = (dot, wire.len());
+            }
+            wire.extend_from_slice(&content[copied..]);
+            let moved = |at: usize| at + stuffed.partition_point(|&dot| dot <= at);
+            names.iter_mut().for_each(|at| *at = moved(*at));
+            date_at = date_at.map(moved);
         }
         unstuffed.push(from..wire.len());
         wire.extend_from_slice(b".\r\n");
-        Ok(Template {
+        Template {
             run,
             recipients,
             wire,
             names,
             date_at,
             date_sec: u64::MAX,
+            content_bytes,
             unstuffed,
             hash: Xxh3::new(),
             current: None,
-        })
+        }
+    }
+    /// Bytes of the content, as SIZE counts (RFC 1870).
+    pub fn content_bytes(&self) -> u64 {
+        self.content_bytes
     }
     /// Bytes on the wire, the terminating dot line included.
     pub fn wire_bytes(&self) -> usize {
@@ -119,8 +157,8 @@ impl Template {
             stamp::write_name(self.run, number, &mut self.wire[at..at + NAME_BYTES]);
         }
         let sec = sent_us / 1_000_000;
-        if sec != self.date_sec {
-            self.wire[self.date_at..self.date_at + DATE_BYTES].copy_from_slice(date(sec).as_bytes());
+        if let (Some(at), true) = (self.date_at, sec != self.date_sec) {
+            self.wire[at..at + DATE_BYTES].copy_from_slice(date(sec).as_bytes());
             self.date_sec = sec;
         }
         let mut stamp = Stamp { run: self.run, number, sent_us, checksum: 0, recipients: self.recipients };
@@ -134,27 +172,74 @@ impl Template {
     }
 }
 
-/// Appends the body until the content has `content_bytes`. Notes where names belong and where a dot
-/// was stuffed.
-fn fill(
-    wire: &mut Vec<u8>,
-    names: &mut Vec<usize>,
-    stuffed: &mut Vec<usize>,
-    content_bytes: usize,
-    rng: &mut Rng,
-) {
-    let mut next_name = wire.len();
+/// The messages of a run, prepared: one for each size or message of a corpus. Belongs to one thread.
+pub struct Stock(pub Vec<Template>);
+
+impl Stock {
+    /// Prepares messages of `sizes` (each at least what the headers need), whose texts differ.
+    pub fn of_sizes(
+        run: u32,
+        recipients: u32,
+        sender: &str,
+        sizes: &[u64],
+        seed: u64,
+    ) -> Result<Stock, String> {
+        let template =
+            |(index, &size)| Template::new(run, recipients, sender, size, seed ^ (index as u64) << 48);
+        sizes.iter().enumerate().map(template).collect::<Result<_, _>>().map(Stock)
+    }
+}
+
+/// The headers of a generated message, with its places to patch.
+struct Headers {
+    text: Vec<u8>,
+    names: Vec<usize>,
+    date_at: usize,
+}
+
+fn headers(sender: &str) -> Headers {
+    let mut text = vec![b' '; stamp::LINE_BYTES];
+    let mut names = Vec::new();
+    let mut name = |text: &mut Vec<u8>| {
+        names.push(text.len());
+        text.resize(text.len() + NAME_BYTES, b' ');
+    };
+    text.extend_from_slice(b"\r\nMessage-ID: <");
+    name(&mut text);
+    text.extend_from_slice(b"@load.ringpost.invalid>\r\nDate: ");
+    let date_at = text.len();
+    text.resize(date_at + DATE_BYTES, b' ');
+    text.extend_from_slice(b"\r\nFrom: ");
+    text.extend_from_slice(if sender.is_empty() {
+        b"postmaster@load.ringpost.invalid"
+    } else {
+        sender.as_bytes()
+    });
+    text.extend_from_slice(b"\r\nTo: undisclosed-recipients:;\r\nSubject: Load ");
+    name(&mut text);
+    text.extend_from_slice(b"\r\n\r\n");
+    Headers { text, names, date_at }
+}
+
+/// The smallest content a generated message can have.
+pub fn least_bytes(sender: &str) -> u64 {
+    (headers(sender).text.len() + NAME_LINE_BYTES) as u64
+}
+
+/// Appends the body until the content has `content_bytes`. Notes where names belong.
+fn fill(text: &mut Vec<u8>, names: &mut Vec<usize>, content_bytes: usize, rng: &mut Rng) {
+    let mut next_name = text.len();
     let mut lines = 0u64;
     loop {
-        let left = content_bytes - (wire.len() - stuffed.len());
+        let left = content_bytes - text.len();
         if left == 0 {
             return;
         }
-        if wire.len() >= next_name && (left == NAME_LINE_BYTES || left >= NAME_LINE_BYTES + 2) {
-            wire.push(b'[');
-            names.push(wire.len());
-            wire.resize(wire.len() + NAME_BYTES, b' ');
-            wire.extend_from_slice(b"]\r\n");
+        if text.len() >= next_name && (left == NAME_LINE_BYTES || left >= NAME_LINE_BYTES + 2) {
+            text.push(b'[');
+            names.push(text.len());
+            text.resize(text.len() + NAME_BYTES, b' ');
+            text.extend_from_slice(b"]\r\n");
             next_name += NAME_EVERY_BYTES;
             continue;
         }
@@ -164,21 +249,20 @@ fn fill(
         if left - line == 1 {
             line -= 1;
         }
-        let mut text = line - 2;
-        if lines % DOT_EVERY_LINES == 2 && text > 0 {
-            stuffed.push(wire.len());
-            wire.extend_from_slice(b"..");
-            text -= 1;
+        let mut letters = line - 2;
+        if lines % DOT_EVERY_LINES == 2 && letters > 0 {
+            text.push(b'.');
+            letters -= 1;
             // A line that is nothing but a dot looks most like the end.
             if lines < DOT_EVERY_LINES && left > 5 {
-                text = 0;
+                letters = 0;
             }
         }
-        for _ in 0..text {
+        for _ in 0..letters {
             let letter = rng.below(32) as u8;
-            wire.push(if letter < 26 { b'a' + letter } else { b' ' });
+            text.push(if letter < 26 { b'a' + letter } else { b' ' });
         }
-        wire.extend_from_slice(b"\r\n");
+        text.extend_from_slice(b"\r\n");
     }
 }
 
@@ -250,6 +334,20 @@ mod tests {
         // Any aligned 8 KiB of one message differ from the same place in another.
         for (a, b) in first.chunks(8192).zip(second.chunks(8192)) {
             assert_ne!(a, b);
+        }
+    }
+
+    #[test]
+    fn without_dots_the_content_is_the_same() {
+        let mail = b"Subject: x\r\n\r\n.\r\n..two\r\nend\r\n";
+        let templates = || [Template::new(9, 2, "a@b", 20_000, 1).unwrap(), Template::of_corpus(9, 2, mail)];
+        for (mut dotted, plain) in templates().into_iter().zip(templates()) {
+            let mut plain = plain.without_dots();
+            for number in [3, 4] {
+                let content = unstuff(dotted.patched(number, 5_000_000));
+                assert_eq!(&content, plain.patched(number, 5_000_000));
+                assert_eq!(content.len() as u64, dotted.content_bytes());
+            }
         }
     }
 

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::limits;
+use crate::report::in_words;
+use crate::timeline::Point;
 
 /// How far a source or a sink has come.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,6 +35,8 @@ pub struct Snapshot {
 /// Told how a run goes, about ten times a second, and asked whether it should end.
 pub trait Progress: Sync {
     fn update(&self, snapshot: &Snapshot);
+    /// Told of each interval that has passed, once all threads have accounted for it.
+    fn interval(&self, _: &Point) {}
     /// True ends the run: no new message is begun, what is in flight is finished.
     fn stopped(&self) -> bool {
         false
@@ -56,19 +60,19 @@ pub struct Console {
 struct Plain {
     printed_at: Instant,
     last: Snapshot,
+    /// Percentiles of the last interval.
+    latency: String,
 }
 
 impl Console {
     /// A display that ends the run when `stop` becomes true.
     pub fn new(stop: Arc<AtomicBool>) -> Console {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::new_spinner();
-            let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}")
-                .expect("the template is valid");
-            bar.set_style(style);
-            bar
+        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::no_length().with_style(style(false)));
+        let plain = Mutex::new(Plain {
+            printed_at: Instant::now(),
+            last: Snapshot::default(),
+            latency: String::new(),
         });
-        let plain = Mutex::new(Plain { printed_at: Instant::now(), last: Snapshot::default() });
         Console { bar, plain, stop }
     }
     /// Removes the moving line.
@@ -86,10 +90,15 @@ impl Progress for Console {
         if plain.printed_at.elapsed() < every {
             return;
         }
-        let text = line(&plain.last, now);
-        *plain = Plain { printed_at: Instant::now(), last: *now };
+        let text = line(&plain.last, now) + &plain.latency;
+        (plain.printed_at, plain.last) = (Instant::now(), *now);
         match &self.bar {
             Some(bar) => {
+                if let (Some(total), None) = (now.total, bar.length()) {
+                    bar.set_length(total);
+                    bar.set_style(style(true));
+                }
+                bar.set_position(now.messages);
                 bar.set_message(text);
                 bar.tick();
             }
@@ -97,9 +106,24 @@ impl Progress for Console {
             None => drop(writeln!(std::io::stderr(), "{:5.0} s  {text}", now.elapsed.as_secs_f64())),
         }
     }
+    fn interval(&self, point: &Point) {
+        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        let [p50, p99, max] = [point.p50_us, point.p99_us, point.max_us].map(in_words);
+        plain.latency = format!("  p50 {p50} p99 {p99} max {max}");
+    }
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
+}
+
+/// A bar where it is known how much there is to do.
+fn style(has_length: bool) -> ProgressStyle {
+    let template = if has_length {
+        "{spinner} {elapsed_precise} {wide_bar} {percent:>3} %\n  {msg}"
+    } else {
+        "{spinner} {elapsed_precise} {msg}"
+    };
+    ProgressStyle::with_template(template).expect("the template is valid")
 }
 
 fn line(last: &Snapshot, now: &Snapshot) -> String {

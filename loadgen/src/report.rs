@@ -9,7 +9,10 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
+use crate::process::ProcessReport;
 use crate::slots::Ranges;
+use crate::timeline::Point;
 
 /// Longest latency told apart: an hour. Longer ones count as an hour.
 const HIGHEST_US: u64 = 3_600_000_000;
@@ -30,6 +33,9 @@ impl Latency {
     }
     pub fn merge(&mut self, other: &Latency) {
         self.0.add(&other.0).expect("both have the same bounds");
+    }
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.0
     }
     pub fn percentiles(&self) -> Percentiles {
         Percentiles {
@@ -56,16 +62,18 @@ pub struct Percentiles {
     pub max_us: u64,
 }
 
+/// A duration in the unit that fits it.
+pub fn in_words(us: u64) -> String {
+    match us {
+        0..1_000 => format!("{us} µs"),
+        1_000..1_000_000 => format!("{:.2} ms", us as f64 / 1e3),
+        _ => format!("{:.2} s", us as f64 / 1e6),
+    }
+}
+
 impl fmt::Display for Percentiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |us: u64| {
-            let text = match us {
-                0..1_000 => format!("{us} µs"),
-                1_000..1_000_000 => format!("{:.2} ms", us as f64 / 1e3),
-                _ => format!("{:.2} s", us as f64 / 1e6),
-            };
-            format!("{text:>10}")
-        };
+        let text = |us: u64| format!("{:>10}", in_words(us));
         let [p50, p90, p99, p999, max] =
             [self.p50_us, self.p90_us, self.p99_us, self.p999_us, self.max_us].map(text);
         write!(f, "{p50} {p90} {p99} {p999} {max}")
@@ -78,23 +86,45 @@ impl fmt::Display for Percentiles {
 pub struct Stages {
     /// From opening the connection to the greeting.
     pub connect: Percentiles,
+    /// The TLS handshake; without TLS nothing.
+    #[serde(default)]
+    pub tls: Percentiles,
     /// From MAIL to its reply.
     pub mail: Percentiles,
     /// From RCPT to its reply.
     pub rcpt: Percentiles,
-    /// From the terminating dot to the final reply.
+    /// From handing out the body (DATA), or from its chunk (BDAT), to the final reply.
     pub data: Percentiles,
     /// From MAIL (at a fixed rate: from the intended time) to the final reply, of accepted messages.
     pub whole: Percentiles,
 }
 
+impl Stages {
+    /// Each stage with its name; those that did not occur are left out.
+    pub fn named(&self) -> Vec<(&'static str, Percentiles)> {
+        let Stages { connect, tls, mail, rcpt, data, whole } = *self;
+        let all = [
+            ("connect", connect),
+            ("tls", tls),
+            ("mail", mail),
+            ("rcpt", rcpt),
+            ("data", data),
+            ("whole", whole),
+        ];
+        all.into_iter().filter(|(_, stage)| stage.count > 0).collect()
+    }
+}
+
 /// What the load source reports.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LoadReport {
     /// Identity of the run, as it stands in message names.
     pub run: String,
     pub target: String,
     pub seed: u64,
+    /// What was sent, in words.
+    pub workload: String,
     pub recipients_per_message: u32,
     /// Messages answered with 2xx after their final dot.
     pub accepted: u64,
@@ -115,6 +145,16 @@ pub struct LoadReport {
     pub rate: f64,
     /// CPU of the source's threads, user and system, for each accepted message.
     pub cpu_us_per_message: f64,
+    /// CPU of the busiest thread of the source over the time of the run.
+    pub busy_share: f64,
+    /// Time a thread of the source waited for a processor, over the time of the run.
+    pub starved_share: f64,
+    /// At a fixed rate: no more than [`crate::limits::LATE_SHARE`] of the messages were late.
+    pub rate_held: Option<bool>,
+    /// Share of messages begun later than [`crate::limits::LATE`] after their time.
+    pub late_share: f64,
+    /// From the intended time of a message to its MAIL, at a fixed rate.
+    pub late: Percentiles,
     pub latency: Stages,
     /// Each kind of error and how often it was met.
     pub errors: BTreeMap<String, u64>,
@@ -126,6 +166,40 @@ pub struct LoadReport {
     pub acknowledged: Ranges,
     /// Delivery slots of the messages counted in `unknown`.
     pub unresolved: Ranges,
+    /// The run in intervals.
+    pub timeline: Vec<Point>,
+    /// The measured server, with `--measure-pid`.
+    pub process: Option<ProcessReport>,
+    /// Why these figures may not be the server's.
+    pub warnings: Vec<String>,
+}
+
+impl LoadReport {
+    /// What speaks against taking the figures for the server's.
+    pub fn doubts(&self) -> Vec<String> {
+        let percent = |share: f64| share * 100.0;
+        let mut doubts = Vec::new();
+        if self.rate_held == Some(false) {
+            doubts.push(format!(
+                "the rate could not be held: {:.1} % of the messages were begun more than {} ms late, since no \
+                 connection was free (latencies count from the intended time)",
+                percent(self.late_share),
+                limits::LATE.as_millis()
+            ));
+        }
+        if self.busy_share > limits::BUSY_SHARE {
+            doubts.push(format!(
+                "the source was the bottleneck: a thread of it was busy {:.0} % of the time (--threads)",
+                percent(self.busy_share)
+            ));
+        } else if self.busy_share + self.starved_share > limits::BUSY_SHARE && self.starved_share > 0.1 {
+            doubts.push(format!(
+                "the source waited for a processor {:.0} % of the time: other processes slowed it",
+                percent(self.starved_share)
+            ));
+        }
+        doubts
+    }
 }
 
 impl fmt::Display for LoadReport {
@@ -149,11 +223,19 @@ impl fmt::Display for LoadReport {
             "{:8} {:>10} {:>10} {:>10} {:>10} {:>10}",
             "latency", "p50", "p90", "p99", "p99.9", "max"
         )?;
-        let Stages { connect, mail, rcpt, data, whole } = &self.latency;
-        for (name, stage) in
-            [("connect", connect), ("mail", mail), ("rcpt", rcpt), ("data", data), ("whole", whole)]
-        {
+        for (name, stage) in self.latency.named() {
             writeln!(f, "{name:8} {stage}")?;
+        }
+        if self.late.count > 0 {
+            writeln!(f, "{:8} {}", "late", self.late)?;
+        }
+        if let Some(process) = &self.process {
+            writeln!(
+                f,
+                "server: {:.1} µs CPU per message, {:.1} MiB at most",
+                process.cpu_us_per_message,
+                process.peak_rss_bytes as f64 / f64::from(1 << 20)
+            )?;
         }
         for (kind, count) in &self.errors {
             let sample = self.error_samples.get(kind).map_or("", String::as_str);
@@ -161,6 +243,9 @@ impl fmt::Display for LoadReport {
         }
         if let Some(failure) = &self.failure {
             writeln!(f, "ended early: {failure}")?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
         }
         Ok(())
     }

@@ -3,83 +3,41 @@
 //! Owns: [`SinkArgs`], the running sink behind [`SinkHandle`], and its report. Promises: a message is
 //! entered in the account (and in the seen log) before its 250 is sent; stopping loses no count.
 //! Must not: deliver or keep mail.
+mod args;
 mod content;
+mod dns;
 mod dots;
 mod ledger;
+mod model;
 mod session;
+mod tls;
 mod worker;
+mod world;
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU64;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use clap::builder::FalseyValueParser;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustls::{ServerConfig, ServerConnection};
 
 use crate::limits;
 use crate::progress::{Progress, Snapshot};
 use crate::report::{Latency, SinkReport};
-use crate::size::parse_duration;
+pub use args::SinkArgs;
 use ledger::{Counts, Ledger};
-
-/// Receive mail, account for each delivery and measure
-#[derive(Clone, Debug, clap::Args)]
-pub struct SinkArgs {
-    /// Address to listen on; port 0 takes a free one. May be given more than once
-    #[arg(
-        long = "listen",
-        value_name = "ADDR:PORT",
-        env = "RINGPOST_SINK_LISTEN",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:2526"
-    )]
-    pub listen: Vec<SocketAddr>,
-    /// Threads that receive
-    #[arg(long, value_name = "N", env = "RINGPOST_SINK_THREADS", default_value_t = 1,
-        value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub threads: u16,
-    /// Print the report as JSON on standard output
-    #[arg(long, env = "RINGPOST_SINK_JSON", value_parser = FalseyValueParser::new())]
-    pub json: bool,
-    /// Stop after this many different deliveries
-    #[arg(long, value_name = "N", env = "RINGPOST_SINK_MESSAGES")]
-    pub messages: Option<u64>,
-    /// Answer 550 to the recipients of every Nth message
-    #[arg(long, value_name = "N", env = "RINGPOST_SINK_REJECT_EVERY")]
-    pub reject_every: Option<NonZeroU64>,
-    /// Answer 451 to the recipients of every Nth message
-    #[arg(long, value_name = "N", env = "RINGPOST_SINK_TEMPFAIL_EVERY")]
-    pub tempfail_every: Option<NonZeroU64>,
-    /// Append the name of each delivery to this file before it is acknowledged
-    #[arg(long, value_name = "FILE", env = "RINGPOST_SINK_SEEN_LOG")]
-    pub seen_log: Option<PathBuf>,
-    /// Stop when no mail has come for this long after the first
-    #[arg(long, value_name = "TIME", env = "RINGPOST_SINK_QUIET_EXIT", value_parser = parse_duration)]
-    pub quiet_exit: Option<Duration>,
-}
-
-impl SinkArgs {
-    /// The defaults, listening on `listen`.
-    pub fn new(listen: SocketAddr) -> SinkArgs {
-        SinkArgs {
-            listen: vec![listen],
-            threads: 1,
-            json: false,
-            messages: None,
-            reject_every: None,
-            tempfail_every: None,
-            seen_log: None,
-            quiet_exit: None,
-        }
-    }
-}
+use model::{Certificate, Described, Model};
+pub use model::{TlsVariant, shipped as shipped_models};
+use session::Features;
+use world::{Receiver, World};
 
 /// What a running sink has counted so far; the fields mean what [`SinkReport`] says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,9 +75,39 @@ struct Shared {
     /// zero before the first.
     first_us: AtomicU64,
     last_us: AtomicU64,
+    /// The receivers, where there are models or domains.
+    world: Option<World>,
+    /// What sessions offer without a world.
+    features: Features,
+    /// Ready where any receiver speaks TLS.
+    tls: BTreeMap<u8, Arc<ServerConfig>>,
+}
+
+/// One address a sink listens on.
+#[derive(Clone)]
+struct Listener {
+    socket: Arc<TcpListener>,
+    /// The place of its receiver in the world.
+    receiver: Option<usize>,
 }
 
 impl Shared {
+    /// Microseconds since the sink's start.
+    fn now_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+    fn receiver(&self, place: Option<usize>) -> Option<&Receiver> {
+        self.world.as_ref()?.receivers.get(place?)
+    }
+    fn features(&self, place: Option<usize>) -> Features {
+        self.receiver(place).map_or(self.features, |receiver| features(&receiver.model))
+    }
+    /// The TLS of a new connection at a receiver.
+    fn tls(&self, place: Option<usize>) -> io::Result<Box<ServerConnection>> {
+        let certificate = self.receiver(place).map_or(Certificate::SelfSigned, |r| r.model.certificate);
+        let config = self.tls.get(&(certificate as u8)).ok_or(io::ErrorKind::Unsupported)?;
+        tls::connection(config).map_err(io::Error::other)
+    }
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // The ledger is entered without a point at which a panic could leave it half done.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
@@ -156,12 +144,12 @@ impl Sink {
     /// Binds the listeners and starts the threads. Connections are taken when this returns.
     pub fn start(args: &SinkArgs) -> anyhow::Result<SinkHandle> {
         anyhow::ensure!(!args.listen.is_empty(), "a sink needs an address to listen on: --listen ADDR:PORT");
-        let listeners: Vec<Arc<TcpListener>> = args
-            .listen
-            .iter()
-            .map(|&addr| listen(addr).map(Arc::new).with_context(|| format!("cannot listen on {addr}")))
-            .collect::<anyhow::Result<_>>()?;
-        let addrs = listeners.iter().map(|l| l.local_addr()).collect::<io::Result<Vec<_>>>()?;
+        let world = world(args)?;
+        let listeners = listeners(args, world.as_ref())?;
+        let addrs = listeners.iter().map(|l| l.socket.local_addr()).collect::<io::Result<Vec<_>>>()?;
+        let own = Model { tls: args.tls, chunking: args.chunking, auth: args.auth, ..Model::default() };
+        let tls = certificates(world.as_ref(), &own)?;
+        let dns = args.dns.map(dns::bind).transpose()?;
         let seen_log = args.seen_log.as_ref().map(|path| crate::open_log(path)).transpose()?;
         let shared = Arc::new(Shared {
             started: Instant::now(),
@@ -177,6 +165,9 @@ impl Sink {
             cpu_ns: (0..args.threads).map(|_| AtomicU64::new(0)).collect(),
             first_us: AtomicU64::new(0),
             last_us: AtomicU64::new(0),
+            world,
+            features: features(&own),
+            tls,
         });
         let threads = (0..usize::from(args.threads))
             .map(|index| {
@@ -185,13 +176,77 @@ impl Sink {
                 Ok(builder.spawn(move || worker.run())?)
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(SinkHandle { addrs, shared, threads })
+        let dns_addr = dns.as_ref().map(|(.., addr)| *addr);
+        if let Some((udp, tcp, _)) = dns {
+            let (of_udp, of_tcp) = (shared.clone(), shared.clone());
+            let named = |name: &str| std::thread::Builder::new().name(name.into());
+            named("sink-dns-udp").spawn(move || dns::serve_udp(&udp, &of_udp))?;
+            named("sink-dns-tcp").spawn(move || dns::serve_tcp(&tcp, &of_tcp))?;
+        }
+        Ok(SinkHandle { addrs, dns_addr, shared, threads })
     }
+}
+
+fn features(model: &Model) -> Features {
+    Features {
+        tls: model.tls,
+        has_no_pipelining: !model.pipelining,
+        chunking: model.chunking,
+        auth: model.auth,
+    }
+}
+
+/// The receivers that `args` ask for: those of the models, or one for all generated domains.
+fn world(args: &SinkArgs) -> anyhow::Result<Option<World>> {
+    let described = match (&args.models, args.domains, args.dns) {
+        (Some(path), ..) => model::read(path)?,
+        (None, None, None) => return Ok(None),
+        (None, ..) => {
+            let model = Model { tls: args.tls, chunking: args.chunking, auth: args.auth, ..Model::default() };
+            let hosts = limits::PLAIN_HOSTS;
+            vec![Described { name: "all".into(), domains: Vec::new(), share: 1.0, hosts, model }]
+        }
+    };
+    World::new(described, args.domains.unwrap_or(0), args.hosts_from).map(Some)
+}
+
+/// Listens on `--listen`, and on the hosts of all receivers at the same port.
+fn listeners(args: &SinkArgs, world: Option<&World>) -> anyhow::Result<Vec<Listener>> {
+    let open = |addr: SocketAddr, receiver| -> anyhow::Result<Listener> {
+        let socket = listen(addr).with_context(|| format!("cannot listen on {addr}"))?;
+        Ok(Listener { socket: Arc::new(socket), receiver })
+    };
+    let first = world.map(|_| 0);
+    let mut listeners =
+        args.listen.iter().map(|&addr| open(addr, first)).collect::<anyhow::Result<Vec<Listener>>>()?;
+    let port = listeners[0].socket.local_addr()?.port();
+    for (index, receiver) in world.iter().flat_map(|world| &world.receivers).enumerate() {
+        for &host in &receiver.hosts {
+            let addr = SocketAddr::from((host, port));
+            if !args.listen.contains(&addr) {
+                listeners.push(open(addr, Some(index))?);
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+/// A configuration for each kind of certificate that is shown.
+fn certificates(world: Option<&World>, own: &Model) -> anyhow::Result<BTreeMap<u8, Arc<ServerConfig>>> {
+    let models = world.iter().flat_map(|world| &world.receivers).map(|receiver| &receiver.model).chain([own]);
+    let mut configs = BTreeMap::new();
+    for model in models.filter(|model| model.tls != TlsVariant::None) {
+        if let Entry::Vacant(entry) = configs.entry(model.certificate as u8) {
+            entry.insert(tls::config(model.certificate)?);
+        }
+    }
+    Ok(configs)
 }
 
 /// A running sink. Dropping it stops it too, without a report.
 pub struct SinkHandle {
     addrs: Vec<SocketAddr>,
+    dns_addr: Option<SocketAddr>,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<anyhow::Result<Latency>>>,
 }
@@ -200,6 +255,10 @@ impl SinkHandle {
     /// The first address it listens on, with the port it was given.
     pub fn addr(&self) -> SocketAddr {
         self.addrs[0]
+    }
+    /// Where it answers DNS queries.
+    pub fn dns_addr(&self) -> Option<SocketAddr> {
+        self.dns_addr
     }
     /// All addresses it listens on.
     pub fn addrs(&self) -> &[SocketAddr] {

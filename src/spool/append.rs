@@ -201,7 +201,7 @@ impl<B: Buffer> Log<B> {
             return Err(Refusal::Unwritable);
         }
         self.pump_rewrites();
-        if self.failure.rewrites.is_empty() { Ok(()) } else { Err(Refusal::Busy) }
+        if self.rewrites_pending() { Err(Refusal::Busy) } else { Ok(()) }
     }
 
     /// Makes room for the group of a fragment whose frame ends at `used`.

@@ -20,6 +20,8 @@ use crate::limits;
 /// A frame to be written again.
 #[derive(Debug)]
 pub(super) struct Rewrite {
+    /// The group it was lost with: what was appended first is written again first.
+    seq: GroupSeq,
     kind: FrameKind,
     id: MessageId,
     payload: Vec<u8>,
@@ -40,6 +42,13 @@ pub(super) struct Failure {
     last_rewrite: GroupSeq,
 }
 
+impl Failure {
+    fn push(&mut self, rewrite: Rewrite) {
+        let at = self.rewrites.partition_point(|r| r.seq <= rewrite.seq);
+        self.rewrites.insert(at, rewrite);
+    }
+}
+
 impl<B: Buffer> Log<B> {
     /// Gives up every incomplete group. The edge calls it for each log of a file system on which a sync
     /// failed; a failed write does so by itself.
@@ -48,6 +57,8 @@ impl<B: Buffer> Log<B> {
             return;
         }
         self.note_closing();
+        // What is still to be written again was appended after what was written again and is lost now.
+        self.failure.rewrites.iter_mut().for_each(|r| r.seq = GroupSeq(u64::MAX));
         // Nothing in the open group was handed out, but its place is behind what failed.
         if let Some(group) = self.open.take() {
             self.give_up_open(group);
@@ -91,15 +102,14 @@ impl<B: Buffer> Log<B> {
     }
 
     fn give_up_open(&mut self, mut group: OpenGroup<B>) {
-        let memory = group.buffer.memory();
-        let used = &memory[..group.used];
-        for &start in &group.frames {
-            let offset = group.offset + start;
-            let frame = open_frame(&used[start as usize..], offset, group.key);
-            self.keep(frame.expect("it was sealed in this buffer"), group.generation);
-        }
+        // First what is refused goes, so that it is not kept below.
         let notes = std::mem::take(&mut group.notes);
         self.give_up(&[group.seq], notes);
+        let used = &group.buffer.memory()[..group.used];
+        for &start in &group.frames {
+            let frame = open_frame(&used[start as usize..], group.offset + start, group.key);
+            self.keep(frame.expect("it was sealed in this buffer"), group.generation, group.seq);
+        }
         group.frames.clear();
         self.spare_frames = group.frames;
         self.buffers.push(group.buffer);
@@ -133,7 +143,8 @@ impl<B: Buffer> Log<B> {
         }
         for ids in refused.chunks(limits::ABORTS_PER_RECORD) {
             let payload = abort_payload(ids);
-            self.failure.rewrites.push_back(Rewrite { kind: FrameKind::Abort, id: MessageId(0), payload });
+            let (seq, kind) = (GroupSeq(0), FrameKind::Abort);
+            self.failure.push(Rewrite { seq, kind, id: MessageId(0), payload });
         }
     }
 
@@ -142,11 +153,11 @@ impl<B: Buffer> Log<B> {
         let header = GroupHeader::decode(memory, start, &self.config).expect("it was sealed in this buffer");
         let key = Key::derive(self.config.identity, self.config.log, header.generation);
         for frame in frames(memory, &header, key) {
-            self.keep(frame.expect("it was sealed in this buffer"), header.generation);
+            self.keep(frame.expect("it was sealed in this buffer"), header.generation, header.seq);
         }
     }
 
-    fn keep(&mut self, frame: Frame<'_>, generation: Generation) {
+    fn keep(&mut self, frame: Frame<'_>, generation: Generation, seq: GroupSeq) {
         let id = MessageId(frame.id);
         let wanted = match FrameKind::of(frame.kind) {
             Some(FrameKind::Outcome | FrameKind::Abort) => true,
@@ -159,18 +170,21 @@ impl<B: Buffer> Log<B> {
             Some(FrameKind::Fragment) | None => false,
         };
         if let (true, Some(kind)) = (wanted, FrameKind::of(frame.kind)) {
-            self.failure.rewrites.push_back(Rewrite { kind, id, payload: frame.payload.to_vec() });
+            self.failure.push(Rewrite { seq, kind, id, payload: frame.payload.to_vec() });
         }
     }
 
-    /// Writes again what can be written again now.
+    /// Writes again what was lost, once every buffer that may hold some of it is back.
     pub(super) fn pump_rewrites(&mut self) {
+        if self.groups.any_doomed() {
+            return;
+        }
         while let Some(next) = self.failure.rewrites.front() {
             let bytes = next.payload.len();
             if self.reserve(FRAME_HEADER_BYTES + bytes, Class::Reserved).is_err() {
                 return;
             }
-            let Rewrite { kind, id, payload } =
+            let Rewrite { kind, id, payload, .. } =
                 self.failure.rewrites.pop_front().expect("it was there just now");
             let written = self.write_frame(kind, id, bytes, |out| out.copy_from_slice(&payload));
             self.failure.last_rewrite = written.group;
@@ -195,11 +209,15 @@ impl<B: Buffer> Log<B> {
         }
     }
 
+    /// Whether something is still to be written again: it goes before anything new.
+    pub(super) fn rewrites_pending(&self) -> bool {
+        !self.failure.rewrites.is_empty() || self.groups.any_doomed()
+    }
+
     /// Whether a segment may be recycled as far as failures go: everything rewritten is durable.
     pub(super) fn rewritten(&self) -> bool {
         self.failure.closing.is_none()
-            && self.failure.rewrites.is_empty()
-            && !self.groups.any_doomed()
+            && !self.rewrites_pending()
             && self.failure.last_rewrite < self.durable_below()
     }
 

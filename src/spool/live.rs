@@ -519,11 +519,11 @@ mod tests {
             assert_eq!(table.find(MessageId(id)), model.get(&id).map(|m| m.0), "seed {seed}, id {id}");
         }
         for generation in (0..40).chain([1_000]) {
-            let wanted: Vec<_> = model.values().filter(|m| m.1 == generation).map(|m| m.0).collect();
+            let mut wanted: Vec<_> = model.values().filter(|m| m.1 == generation).map(|m| m.0).collect();
             let mut got: Vec<_> = table.iter_in(Generation(generation)).collect();
             assert_eq!(table.count_in(Generation(generation)) as usize, got.len());
-            let mut wanted = wanted;
-            (got.sort_unstable(), wanted.sort_unstable());
+            got.sort_unstable();
+            wanted.sort_unstable();
             assert_eq!(got, wanted, "seed {seed}, generation {generation}");
         }
     }

@@ -400,7 +400,7 @@ impl<B: Buffer> Log<B> {
     /// Carries on with what waits for buffers or segments.
     pub(super) fn pump(&mut self) {
         self.pump_rewrites();
-        if self.failure.rewrites.is_empty() {
+        if !self.rewrites_pending() {
             self.pump_copies();
         }
     }

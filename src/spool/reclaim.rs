@@ -89,7 +89,7 @@ impl<B: Buffer> Log<B> {
         let wanted = self.segments_enough() as usize + limits::SPARE_SEGMENTS + limits::RESERVED_SEGMENTS;
         while let Some(first) = self.segments.free.front() {
             let files = self.segments.used.len() + self.segments.prepared() + self.segments.free.len();
-            if files <= wanted || first.last_seq >= self.durable_tail {
+            if (files <= wanted && !self.segments.overdrawn()) || first.last_seq >= self.durable_tail {
                 return;
             }
             self.intents.push_back(Intent::Delete { file: first.file });
@@ -246,6 +246,11 @@ impl<B: Buffer> Log<B> {
         job.fragments.push(fragment);
         self.loosen(&[fragment], true);
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn expect_copy(&mut self, slot: Slot, id: MessageId) {
+        self.copies.reading.push((slot, id));
     }
 
     /// Copies begun in a segment that failed start over.

@@ -188,7 +188,7 @@ pub fn recover(
             }
             Identified::Segment { generation, header, bytes } => {
                 next_generation = next_generation.max(Generation(generation.0 + 1));
-                match header {
+                match &header {
                     Some(header) => {
                         history.tail = history.tail.max(header.tail);
                         history.last_id = history.last_id.max(header.last_id);
@@ -196,36 +196,44 @@ pub fn recover(
                     }
                     None => findings.push(Finding::HeaderLost { file, generation }),
                 }
-                used.push((generation, file, bytes));
+                used.push((generation, file, bytes, header));
             }
         }
     }
-    used.sort_unstable();
+    used.sort_unstable_by_key(|u| u.0);
     if let Some(pair) = used.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         return Err(RecoveryError::Twice(pair[0].1, pair[1].1));
     }
     let mut merge = Merge::default();
-    let mut segments = VecDeque::new();
-    for (generation, file, bytes) in used {
+    let mut segments: VecDeque<Segment> = VecDeque::new();
+    for (generation, file, bytes, header) in used {
         let end = closes.iter().filter(|c| c.generation == generation).map(|c| c.offset).min();
         let end = end.unwrap_or(bytes).min(bytes);
         let span = scan.groups(file, generation, end, &mut history, &mut merge)?;
-        match span {
-            Some((first_seq, last_seq)) => segments.push_back(Segment {
-                file,
-                generation,
-                bytes,
-                end: bytes,
-                first_seq,
-                last_seq,
-                loose: 0,
-                pins: 0,
-            }),
+        // A segment closed in front of its first group is not an unused one: its groups come back when
+        // the header that closes it goes. So both stay, and go in order.
+        let closed = closes.iter().any(|c| c.generation == generation);
+        let guards = header.and_then(|h| h.closes).is_some_and(|c| is_used(&segments, c.generation));
+        let behind = segments.back().map_or(GroupSeq(0), |s| s.last_seq);
+        let (first_seq, last_seq) = match span {
+            Some(span) => span,
+            None if guards || closed => (GroupSeq(behind.0 + 1), behind),
             None => {
                 let reusable = bytes == config.segment_bytes;
                 free.push_back(FreeFile { file, last_seq: GroupSeq(0), reusable });
+                continue;
             }
-        }
+        };
+        segments.push_back(Segment {
+            file,
+            generation,
+            bytes,
+            end: bytes,
+            first_seq,
+            last_seq,
+            loose: 0,
+            pins: 0,
+        });
     }
     findings.append(&mut scan.damage_of(&history));
     findings.append(&mut history.missing());
@@ -240,4 +248,8 @@ pub fn recover(
     let last_id = history.last_id.max(merged.highest_id);
     let log = RecoveredLog { segments, free, live: merged.live, next_generation, next_seq, last_id };
     Ok((log, merged.messages, findings))
+}
+
+fn is_used(segments: &VecDeque<Segment>, generation: Generation) -> bool {
+    segments.iter().any(|s| s.generation == generation)
 }

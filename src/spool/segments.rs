@@ -124,8 +124,9 @@ impl Segments {
 
     /// Whether this class may write now: mail leaves the reserve alone.
     pub(super) fn may_write(&self, class: Class) -> Result<(), Refusal> {
-        if class == Class::Mail && self.prepared.len() < limits::RESERVED_SEGMENTS {
-            return Err(self.shortage());
+        let short = self.prepared.len() < limits::RESERVED_SEGMENTS || self.overdrawn();
+        if class == Class::Mail && short {
+            return Err(self.shortage(class));
         }
         Ok(())
     }
@@ -133,24 +134,34 @@ impl Segments {
     pub(super) fn mail_room(&self) -> u64 {
         let preparable = if self.stalled { 0 } else { self.preparable() };
         let segments = (self.prepared.len() + preparable).saturating_sub(limits::RESERVED_SEGMENTS);
-        let short = self.prepared.len() + preparable < limits::RESERVED_SEGMENTS;
+        let short = self.prepared.len() + preparable < limits::RESERVED_SEGMENTS || self.overdrawn();
         let open = if short { 0 } else { u64::from(self.remaining()) };
         open + segments as u64 * u64::from(self.bytes - self.block_bytes)
     }
     /// What to answer when a segment is needed and none may be used.
-    fn shortage(&self) -> Refusal {
-        if self.preparing.is_some() || (!self.stalled && self.preparable() > 0) {
-            Refusal::Busy
-        } else {
-            Refusal::NoRoom
-        }
+    fn shortage(&self, class: Class) -> Refusal {
+        let coming = self.preparing.is_some() || (!self.stalled && self.preparable() > 0);
+        let more = match class {
+            Class::Mail => coming && !self.overdrawn(),
+            Class::Reserved => coming || (!self.stalled && self.overdraws()),
+        };
+        if more { Refusal::Busy } else { Refusal::NoRoom }
+    }
+    /// Whether the reserve must be had beyond the limit: every restart begins in a fresh segment, and a
+    /// log that could record no outcome would never shrink again. Mail stays out until it has.
+    fn overdraws(&self) -> bool {
+        self.prepared.len() < limits::RESERVED_SEGMENTS
+    }
+    /// Whether there are more files than the limit.
+    pub(super) fn overdrawn(&self) -> bool {
+        self.files() > self.max
     }
 
     /// Ends the open segment and opens the next prepared one.
     pub(super) fn advance(&mut self, class: Class, first_seq: GroupSeq) -> Result<(), Refusal> {
         let spared = if class == Class::Mail { limits::RESERVED_SEGMENTS } else { 0 };
         if self.prepared.len() <= spared {
-            return Err(self.shortage());
+            return Err(self.shortage(class));
         }
         let (file, generation) = self.prepared.pop_front().expect("more than none are prepared");
         debug_assert!(self.used.back().is_none_or(|s| s.generation < generation));
@@ -187,7 +198,7 @@ impl Segments {
         let whole = self.free.iter().position(|f| f.reusable).unwrap_or(0);
         let file = match self.free.remove(whole) {
             Some(file) => file,
-            None if self.files() < self.max => {
+            None if self.files() < self.max || self.overdraws() => {
                 self.next_file += 1;
                 FreeFile { file: FileIndex(self.next_file - 1), last_seq: GroupSeq(0), reusable: false }
             }

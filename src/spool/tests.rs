@@ -1,1 +1,9 @@
-//! tests
+//! The log against a fake disk: crashes, torn writes, failed writes, restarts.
+//!
+//! Owns: the checkers of what the spool promises. Promises: every random history is a function of its
+//! seed, which a failure prints. Must not: use anything of the log's insides to decide what is right.
+mod corruption;
+mod disk;
+mod exhaustive;
+mod random;
+mod world;

@@ -5,57 +5,104 @@
 //! times are those of a Poisson process drawn from the seed, whatever the server does; a message
 //! that certainly was not accepted is given out again under its number. Must not: send.
 use std::fs::File;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use base64::Engine;
 
 use crate::clock::{Clock, Rng, wall_us};
 use crate::limits;
 use crate::load::LoadArgs;
+use crate::load::mix::{Classes, Domains};
+use crate::load::rate::{Arrivals, RateProfile};
+use crate::load::tls::TlsMode;
 use crate::progress::Snapshot;
+use crate::timeline::Timeline;
 
 /// What every thread of a run goes by.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub run: u32,
     pub to: std::net::SocketAddr,
+    /// Addresses to connect from, in turn; without any the kernel chooses.
+    pub sources: Vec<IpAddr>,
     pub from: String,
-    pub to_domain: String,
-    pub domains: Option<u32>,
+    pub domains: Arc<Domains>,
+    /// Different mailboxes in each domain; none where the recipient's number is the mailbox.
+    pub mailboxes: Option<u32>,
     pub recipients: u32,
-    pub size: u64,
+    pub classes: Arc<Classes>,
     pub may_pipeline: bool,
+    /// Send the content with BDAT where the server offers CHUNKING (RFC 3030).
+    pub may_chunk: bool,
+    pub tls: TlsMode,
+    /// What AUTH PLAIN (RFC 4616) and AUTH LOGIN send, in base64.
+    pub credentials: Option<Credentials>,
     pub messages_per_connection: u64,
     /// Connections of one thread; the first threads have one more where it does not divide.
     pub connections: u32,
     pub threads: u16,
-    pub rate_per_thread: Option<f64>,
+    pub rate: Option<RateProfile>,
+    pub duration: Option<Duration>,
     pub seed: u64,
     pub tolerate_errors: bool,
     pub reply_timeout_us: u64,
 }
 
+/// What a client proves itself with, in base64.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    pub plain: String,
+    pub user: String,
+    pub password: String,
+}
+
+impl Credentials {
+    /// From `USER:PASSWORD`.
+    fn new(text: &str) -> Credentials {
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let (user, password) = text.split_once(':').unwrap_or((text, ""));
+        Credentials {
+            plain: encode(&format!("\0{user}\0{password}")),
+            user: encode(user),
+            password: encode(password),
+        }
+    }
+}
+
 impl Plan {
-    pub fn new(args: &LoadArgs, seed: u64, threads: u16) -> Plan {
+    /// The plan of a run that sends messages of the sizes in `classes` to `domains`.
+    pub fn new(args: &LoadArgs, seed: u64, threads: u16, classes: Classes, domains: Domains) -> Plan {
         // A seed repeats text and times, not identity: a sink would take a second run for duplicates.
         let run = Rng::new(wall_us() ^ u64::from(std::process::id()).rotate_left(40)).next_u64() as u32;
         Plan {
             run,
             to: args.to,
+            sources: args.source.clone(),
             from: args.from.clone(),
-            to_domain: args.to_domain.clone(),
-            domains: args.domains,
+            domains: Arc::new(domains),
+            mailboxes: args.mailboxes,
             recipients: args.recipients_per_message,
-            size: args.size,
+            classes: Arc::new(classes),
             may_pipeline: !args.no_pipelining,
+            may_chunk: args.bdat,
+            tls: args.tls,
+            credentials: args.auth.as_deref().map(Credentials::new),
             messages_per_connection: args.messages_per_connection.unwrap_or(u64::MAX),
             connections: args.connections,
             threads,
-            rate_per_thread: args.rate.map(|rate| rate / f64::from(threads)),
+            rate: args.rate.clone(),
+            duration: args.duration,
             seed,
             tolerate_errors: args.tolerate_errors,
             reply_timeout_us: args.reply_timeout.as_micros() as u64,
         }
+    }
+    /// Content bytes of message `number`.
+    pub fn size_of(&self, number: u64) -> u64 {
+        self.classes.sizes[self.classes.of(number)]
     }
     /// How many connections thread `index` keeps.
     pub fn connections_of(&self, index: usize) -> usize {
@@ -70,6 +117,7 @@ pub struct Published {
     pub accepted: AtomicU64,
     pub troubled: AtomicU64,
     pub open: AtomicU64,
+    pub bytes: AtomicU64,
     pub cpu_ns: AtomicU64,
 }
 
@@ -82,24 +130,30 @@ pub struct Shared {
     pub failure: Mutex<Option<String>>,
     pub published: Vec<Published>,
     pub ack_log: Option<File>,
+    pub timeline: Mutex<Timeline>,
     next_number: AtomicU64,
     end_number: u64,
     deadline_us: u64,
-    size: u64,
 }
 
 impl Shared {
-    pub fn new(args: &LoadArgs, threads: u16, clock: Clock, ack_log: Option<File>) -> Shared {
+    pub fn new(
+        args: &LoadArgs,
+        threads: u16,
+        clock: Clock,
+        ack_log: Option<File>,
+        timeline: Timeline,
+    ) -> Shared {
         Shared {
             clock,
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
             published: (0..threads).map(|_| Published::default()).collect(),
             ack_log,
+            timeline: Mutex::new(timeline),
             next_number: AtomicU64::new(0),
             end_number: args.messages.unwrap_or(limits::SLOTS / u64::from(args.recipients_per_message)),
-            deadline_us: args.duration.map_or(u64::MAX, |d| d.as_micros() as u64),
-            size: args.size,
+            deadline_us: args.lasts().map_or(u64::MAX, |d| d.as_micros() as u64),
         }
     }
     /// Ends the run because of `reason`; the first one counts.
@@ -110,17 +164,24 @@ impl Shared {
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
+    pub fn timeline(&self) -> MutexGuard<'_, Timeline> {
+        self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
     /// CPU of all threads.
     pub fn cpu(&self) -> Duration {
         Duration::from_nanos(self.sum(|thread| &thread.cpu_ns))
     }
+    /// CPU of the thread that used most.
+    pub fn busiest(&self) -> Duration {
+        let cpu = |thread: &Published| thread.cpu_ns.load(Ordering::Relaxed);
+        Duration::from_nanos(self.published.iter().map(cpu).max().unwrap_or(0))
+    }
     pub fn snapshot(&self, total: Option<u64>) -> Snapshot {
-        let messages = self.sum(|thread| &thread.accepted);
         Snapshot {
             elapsed: Duration::from_micros(self.clock.now_us()),
-            messages,
+            messages: self.sum(|thread| &thread.accepted),
             total,
-            bytes: messages * self.size,
+            bytes: self.sum(|thread| &thread.bytes),
             troubled: self.sum(|thread| &thread.troubled),
             connections: self.sum(|thread| &thread.open),
             cpu: self.cpu(),
@@ -156,27 +217,11 @@ pub struct Supply {
     arrivals: Option<Arrivals>,
 }
 
-/// Times of a Poisson process.
-struct Arrivals {
-    rng: Rng,
-    mean_us: f64,
-    next_us: f64,
-}
-
-impl Arrivals {
-    fn advance(&mut self) {
-        self.next_us -= self.rng.unit().ln() * self.mean_us;
-    }
-}
-
 impl Supply {
     pub fn new(index: usize, plan: &Plan, shared: Arc<Shared>) -> Supply {
-        let arrivals = plan.rate_per_thread.map(|rate| {
-            let rng = Rng::new(plan.seed.wrapping_add(index as u64));
-            let mut arrivals = Arrivals { rng, mean_us: 1e6 / rate, next_us: 0.0 };
-            arrivals.advance();
-            arrivals
-        });
+        let share = 1.0 / f64::from(plan.threads);
+        let seed = plan.seed.wrapping_add(index as u64);
+        let arrivals = plan.rate.as_ref().map(|rate| Arrivals::new(rate, share, plan.duration, seed));
         Supply { shared, returned: Vec::new(), arrivals }
     }
     /// The next message at run time `now_us`.
@@ -217,7 +262,7 @@ impl Supply {
         self.due_us().filter(|&due_us| due_us > now_us && self.returned.is_empty() && !self.is_done(now_us))
     }
     fn due_us(&self) -> Option<u64> {
-        self.arrivals.as_ref().map(|arrivals| arrivals.next_us as u64)
+        self.arrivals.as_ref().map(Arrivals::next_us)
     }
     /// Takes back a message that the server certainly has not accepted.
     pub fn give_back(&mut self, message: Message) {
@@ -233,11 +278,17 @@ impl Supply {
 mod tests {
     use super::*;
 
+    fn plan(args: &LoadArgs, threads: u16) -> Plan {
+        let classes = Classes { sizes: vec![args.size], seed: 1 };
+        Plan::new(args, 1, threads, classes, Domains::One("x".into()))
+    }
+
     fn supply(change: impl Fn(&mut LoadArgs)) -> Supply {
         let mut args = LoadArgs::new("127.0.0.1:25".parse().unwrap(), 3);
         change(&mut args);
-        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None));
-        Supply::new(0, &Plan::new(&args, 1, 1), shared)
+        let timeline = Timeline::new(Duration::from_secs(1), None, 0).unwrap();
+        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None, timeline));
+        Supply::new(0, &plan(&args, 1), shared)
     }
 
     #[test]
@@ -255,7 +306,8 @@ mod tests {
 
     #[test]
     fn arrivals_keep_the_rate_whatever_is_asked_when() {
-        let mut supply = supply(|args| (args.rate, args.messages) = (Some(1000.0), Some(10_000)));
+        let mut supply =
+            supply(|args| (args.rate, args.messages) = (Some(RateProfile::fixed(1000.0)), Some(10_000)));
         // Asked only at the end, when all are long overdue: the intended times are spread all the same.
         let mut times = Vec::new();
         while let Next::Message(message) = supply.next(u64::MAX - 1) {
@@ -274,7 +326,7 @@ mod tests {
         closed.give_back(Message { number: 0, intended_us: None });
         assert_eq!((closed.next(1_000_000), closed.returned()), (Next::Done, 1));
         let mut open = supply(|args| {
-            args.rate = Some(1.0);
+            args.rate = Some(RateProfile::fixed(1.0));
             args.duration = Some(Duration::from_micros(1));
         });
         assert_eq!(open.next(5), Next::Done);
@@ -284,7 +336,7 @@ mod tests {
     fn connections_are_shared_out() {
         let mut args = LoadArgs::new("127.0.0.1:25".parse().unwrap(), 3);
         args.connections = 7;
-        let plan = Plan::new(&args, 1, 3);
+        let plan = plan(&args, 3);
         assert_eq!([0, 1, 2].map(|index| plan.connections_of(index)), [3, 2, 2]);
     }
 }

@@ -7,9 +7,12 @@
 //! clocks.
 use std::collections::VecDeque;
 
+use crate::clock::Rng;
+use crate::limits;
 use crate::load::plan::{Message, Next, Plan, Supply};
 use crate::load::replies::{BadReply, Line, Replies};
 use crate::load::stats::{Kind, Stats};
+use crate::load::tls::TlsMode;
 use crate::stamp;
 
 /// A command that was sent and whose reply is due.
@@ -18,12 +21,20 @@ enum Awaited {
     Greeting,
     Ehlo,
     Helo,
+    StartTls,
+    /// The last step of AUTH.
+    Auth,
+    /// The steps of AUTH LOGIN before: the server asks for the name, for the password.
+    AuthName,
+    AuthPassword,
     Mail,
     /// The recipient's number within the message.
     Rcpt(u32),
     Data,
     /// The final reply to a message.
     Body,
+    /// The final reply to a message in one chunk (BDAT).
+    Chunk,
     /// The final reply to the empty message that closes a transaction without valid recipients.
     Nothing,
     Rset,
@@ -36,9 +47,12 @@ impl Awaited {
             Awaited::Greeting => "greeting",
             Awaited::Ehlo => "ehlo",
             Awaited::Helo => "helo",
+            Awaited::StartTls => "starttls",
+            Awaited::Auth | Awaited::AuthName | Awaited::AuthPassword => "auth",
             Awaited::Mail => "mail",
             Awaited::Rcpt(_) => "rcpt",
             Awaited::Data => "data",
+            Awaited::Chunk => "bdat",
             Awaited::Body | Awaited::Nothing => "end of data",
             Awaited::Rset => "rset",
             Awaited::Quit => "quit",
@@ -53,7 +67,7 @@ pub enum Ending {
     Quit,
     /// The server closes with 421 (RFC 5321 §3.8).
     Closing,
-    /// The server does not want us: greeting or EHLO refused.
+    /// The server does not want us: greeting, EHLO, STARTTLS or AUTH refused or not offered.
     Unwelcome,
     /// The server speaks something else.
     BadReply,
@@ -74,6 +88,8 @@ struct Transaction {
     /// When the message counts as begun.
     begun_us: u64,
     is_refused: bool,
+    /// The content was handed out together with the envelope.
+    is_chunk: bool,
     /// Recipients the server took.
     taken: Vec<u32>,
 }
@@ -85,21 +101,28 @@ pub struct Body {
     /// The stamp's time in run time.
     pub stamp_us: u64,
     pub cursor: usize,
+    /// Without stuffed dots and final dot line.
+    pub is_chunk: bool,
 }
 
-/// What is to be written: the body first, then the commands.
+/// What is to be written: what stands before a chunk, the body, then the commands.
 #[derive(Default)]
 pub struct Outgoing {
+    pub before: Vec<u8>,
     pub body: Option<Body>,
     pub commands: Vec<u8>,
 }
 
 impl Outgoing {
     pub fn is_empty(&self) -> bool {
-        self.body.is_none() && self.commands.is_empty()
+        self.before.is_empty() && self.body.is_none() && self.commands.is_empty()
     }
     /// Takes note that the next `sent` bytes were written; a body has `body_bytes`.
     pub fn advance(&mut self, mut sent: usize, body_bytes: usize) {
+        if !self.before.is_empty() {
+            self.before.drain(..sent);
+            return;
+        }
         if let Some(body) = &mut self.body {
             let of_body = sent.min(body_bytes - body.cursor);
             body.cursor += of_body;
@@ -122,6 +145,16 @@ pub struct Desk {
     pub keeps_log: bool,
 }
 
+/// What EHLO was answered with.
+#[derive(Clone, Copy, Default)]
+struct Offers {
+    size: bool,
+    chunking: bool,
+    starttls: bool,
+    auth_plain: bool,
+    auth_login: bool,
+}
+
 /// The sans-IO state of one connection.
 pub struct Session {
     replies: Replies,
@@ -132,7 +165,12 @@ pub struct Session {
     body: Transaction,
     pub out: Outgoing,
     pipelines: bool,
-    takes_size: bool,
+    offers: Offers,
+    is_encrypted: bool,
+    is_known: bool,
+    /// The next bytes in either direction are those of a TLS handshake; taken note of by the owner
+    /// of the socket, who resets it.
+    pub begins_tls: bool,
     begun: u64,
     /// A message of this connection was accepted.
     pub was_fruitful: bool,
@@ -149,16 +187,21 @@ impl Session {
             body: Transaction::default(),
             out: Outgoing::default(),
             pipelines: false,
-            takes_size: false,
+            offers: Offers::default(),
+            is_encrypted: false,
+            is_known: false,
+            begins_tls: false,
             begun: 0,
             was_fruitful: false,
             opened_us: 0,
         }
     }
-    /// Begins a new connection, whose greeting is due. [`Session::end`] has settled the last one.
-    pub fn open(&mut self, now_us: u64) {
+    /// Begins a new connection, whose greeting is due; `is_encrypted` when TLS came before it.
+    /// [`Session::end`] has settled the last one.
+    pub fn open(&mut self, now_us: u64, is_encrypted: bool) {
         self.awaited.push_back(Awaited::Greeting);
-        (self.pipelines, self.takes_size) = (false, false);
+        (self.pipelines, self.offers) = (false, Offers::default());
+        (self.is_encrypted, self.is_known, self.begins_tls) = (is_encrypted, false, false);
         (self.begun, self.was_fruitful, self.opened_us) = (0, false, now_us);
     }
     /// Nothing is due or to be written: the session waits for a message.
@@ -199,13 +242,20 @@ impl Session {
                 self.envelope.sent_us = now_us;
                 self.envelope.begun_us = message.intended_us.unwrap_or(now_us);
                 self.envelope.is_refused = false;
+                self.envelope.is_chunk = false;
                 self.envelope.taken.clear();
+                if let Some(intended_us) = message.intended_us {
+                    let late_us = now_us.saturating_sub(intended_us);
+                    desk.stats.late.record(late_us);
+                    desk.stats.scheduled += 1;
+                    desk.stats.late_starts += u64::from(late_us > limits::LATE.as_micros() as u64);
+                }
                 self.send_mail(&desk.plan);
                 if self.pipelines {
                     for recipient in 0..desk.plan.recipients {
                         self.send_rcpt(recipient, &desk.plan);
                     }
-                    self.send(b"DATA\r\n", Awaited::Data);
+                    self.send_data(now_us, desk);
                 }
             }
         }
@@ -214,7 +264,15 @@ impl Session {
     /// unknown what was.
     pub fn end(&mut self, desk: &mut Desk) {
         if let Some(message) = self.envelope.message.take() {
-            desk.supply.give_back(message);
+            if self.envelope.is_chunk && self.out.body.is_none() {
+                // The whole message is out; recipients whose reply is missing may have been taken.
+                desk.stats.unknown += 1;
+                for recipient in 0..desk.plan.recipients {
+                    desk.stats.unresolved.insert(slot(message, recipient, &desk.plan));
+                }
+            } else {
+                desk.supply.give_back(message);
+            }
         }
         if let Some(message) = self.body.message.take() {
             if self.out.body.is_some() {
@@ -229,25 +287,34 @@ impl Session {
         self.awaited.clear();
         self.replies.reset();
         self.out.body = None;
+        self.out.before.clear();
         self.out.commands.clear();
     }
     fn line(&mut self, line: Line<'_>, now_us: u64, desk: &mut Desk) -> Result<(), Ending> {
+        if self.begins_tls {
+            // Plain text behind the reply to STARTTLS would be taken for encrypted text (RFC 3207 §4.2).
+            return Err(Ending::BadReply);
+        }
         let Some(&awaited) = self.awaited.front() else {
             desk.stats.error(Kind::Reply { command: "unasked", code: line.code }, line.text);
             return Err(if line.code == 421 { Ending::Closing } else { Ending::BadReply });
         };
         if awaited == Awaited::Ehlo && line.code == 250 {
-            self.extension(line.text, &desk.plan);
+            self.extension(line.text);
         }
         if !line.is_last {
             return Ok(());
         }
         self.awaited.pop_front();
-        let is_good = if awaited == Awaited::Data { line.code == 354 } else { line.code / 100 == 2 };
+        let is_good = match awaited {
+            Awaited::Data => line.code == 354,
+            Awaited::AuthName | Awaited::AuthPassword => line.code == 334,
+            _ => line.code / 100 == 2,
+        };
         // What follows from an earlier refusal of the same transaction says nothing new.
         let is_consequence = match awaited {
             Awaited::Rcpt(_) => self.envelope.is_refused,
-            Awaited::Data => self.envelope.is_lost(),
+            Awaited::Data | Awaited::Chunk => self.envelope.is_lost(),
             Awaited::Nothing => true,
             _ => false,
         };
@@ -255,10 +322,13 @@ impl Session {
             desk.stats.error(Kind::Reply { command: awaited.command(), code: line.code }, line.text);
         }
         if line.code == 421 {
-            if awaited == Awaited::Body {
-                // This is a reply to the message, and a refusal: it can be sent again.
-                self.body.message.take().into_iter().for_each(|message| desk.supply.give_back(message));
-            }
+            // This is a reply to the message, and a refusal: it can be sent again.
+            let refused = match awaited {
+                Awaited::Body => self.body.message.take(),
+                Awaited::Chunk => self.envelope.message.take(),
+                _ => None,
+            };
+            refused.into_iter().for_each(|message| desk.supply.give_back(message));
             return Err(Ending::Closing);
         }
         match awaited {
@@ -267,8 +337,28 @@ impl Session {
                 self.send(b"EHLO load.ringpost.invalid\r\n", Awaited::Ehlo);
             }
             Awaited::Ehlo if !is_good => self.send(b"HELO load.ringpost.invalid\r\n", Awaited::Helo),
-            Awaited::Greeting | Awaited::Helo if !is_good => return Err(Ending::Unwelcome),
             Awaited::Quit => return Err(Ending::Quit),
+            Awaited::Greeting
+            | Awaited::Helo
+            | Awaited::StartTls
+            | Awaited::Auth
+            | Awaited::AuthName
+            | Awaited::AuthPassword
+                if !is_good =>
+            {
+                return Err(Ending::Unwelcome);
+            }
+            Awaited::StartTls => {
+                (self.begins_tls, self.is_encrypted) = (true, true);
+                (self.pipelines, self.offers) = (false, Offers::default());
+                self.send(b"EHLO load.ringpost.invalid\r\n", Awaited::Ehlo);
+            }
+            Awaited::AuthName | Awaited::AuthPassword => self.prove(awaited, &desk.plan),
+            Awaited::Auth => {
+                self.is_known = true;
+                self.begin(now_us, desk);
+            }
+            Awaited::Ehlo | Awaited::Helo => return self.prepare(now_us, desk),
             Awaited::Mail | Awaited::Rcpt(_) | Awaited::Data => {
                 self.envelope_reply(awaited, is_good, now_us, desk)?;
             }
@@ -276,18 +366,68 @@ impl Session {
                 self.body_reply(is_good, now_us, desk);
                 self.begin(now_us, desk);
             }
-            Awaited::Greeting | Awaited::Ehlo | Awaited::Helo | Awaited::Nothing | Awaited::Rset => {
-                self.begin(now_us, desk);
-            }
+            Awaited::Chunk => self.chunk_reply(is_good, now_us, desk),
+            Awaited::Greeting | Awaited::Nothing | Awaited::Rset => self.begin(now_us, desk),
         }
         Ok(())
     }
-    fn extension(&mut self, text: &[u8], plan: &Plan) {
-        let keyword = text.split(|&c| c == b' ').next().unwrap_or_default();
-        if keyword.eq_ignore_ascii_case(b"PIPELINING") {
-            self.pipelines = plan.may_pipeline;
-        } else if keyword.eq_ignore_ascii_case(b"SIZE") {
-            self.takes_size = true;
+    /// After EHLO: what has to come before mail, or else the first message.
+    fn prepare(&mut self, now_us: u64, desk: &mut Desk) -> Result<(), Ending> {
+        self.pipelines &= desk.plan.may_pipeline;
+        if desk.plan.tls == TlsMode::Starttls && !self.is_encrypted {
+            if !self.offers.starttls {
+                desk.stats.error(Kind::NoTls, b"");
+                return Err(Ending::Unwelcome);
+            }
+            self.send(b"STARTTLS\r\n", Awaited::StartTls);
+            return Ok(());
+        }
+        if desk.plan.may_chunk && !self.offers.chunking {
+            desk.stats.error(Kind::NoChunking, b"DATA is used instead");
+        }
+        match &desk.plan.credentials {
+            Some(credentials) if !self.is_known => {
+                let commands = &mut self.out.commands;
+                if self.offers.auth_plain {
+                    commands.extend_from_slice(b"AUTH PLAIN ");
+                    commands.extend_from_slice(credentials.plain.as_bytes());
+                    self.send(b"\r\n", Awaited::Auth);
+                } else if self.offers.auth_login {
+                    self.send(b"AUTH LOGIN\r\n", Awaited::AuthName);
+                } else {
+                    desk.stats.error(Kind::NoAuth, b"");
+                    return Err(Ending::Unwelcome);
+                }
+            }
+            _ => self.begin(now_us, desk),
+        }
+        Ok(())
+    }
+    /// Answers a question of AUTH LOGIN.
+    fn prove(&mut self, asked: Awaited, plan: &Plan) {
+        let Some(credentials) = &plan.credentials else { return };
+        let (text, next) = match asked {
+            Awaited::AuthName => (&credentials.user, Awaited::AuthPassword),
+            _ => (&credentials.password, Awaited::Auth),
+        };
+        self.out.commands.extend_from_slice(text.as_bytes());
+        self.send(b"\r\n", next);
+    }
+    fn extension(&mut self, text: &[u8]) {
+        let mut words = text.split(|&c| c == b' ' || c == b'=');
+        let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
+        match &keyword[..] {
+            b"PIPELINING" => self.pipelines = true,
+            b"SIZE" => self.offers.size = true,
+            b"CHUNKING" => self.offers.chunking = true,
+            b"STARTTLS" => self.offers.starttls = true,
+            b"AUTH" => {
+                for mechanism in words {
+                    self.offers.auth_plain |= mechanism.eq_ignore_ascii_case(b"PLAIN");
+                    self.offers.auth_login |= mechanism.eq_ignore_ascii_case(b"LOGIN");
+                }
+            }
+            _ => {}
         }
     }
     fn envelope_reply(
@@ -328,9 +468,35 @@ impl Session {
         } else if next < desk.plan.recipients {
             self.send_rcpt(next, &desk.plan);
         } else {
-            self.send(b"DATA\r\n", Awaited::Data);
+            self.send_data(now_us, desk);
         }
         Ok(())
+    }
+    /// Asks for the content, or sends it at once where the server takes chunks.
+    fn send_data(&mut self, now_us: u64, desk: &Desk) {
+        if !(desk.plan.may_chunk && self.offers.chunking) {
+            return self.send(b"DATA\r\n", Awaited::Data);
+        }
+        let Some(message) = self.envelope.message else { return };
+        self.out.commands.extend_from_slice(b"BDAT ");
+        stamp::push_decimal(desk.plan.size_of(message.number), &mut self.out.commands);
+        self.send(b" LAST\r\n", Awaited::Chunk);
+        self.out.before.append(&mut self.out.commands);
+        let stamp_us = message.intended_us.unwrap_or(now_us);
+        self.out.body = Some(Body { number: message.number, stamp_us, cursor: 0, is_chunk: true });
+        self.envelope.is_chunk = true;
+    }
+    fn chunk_reply(&mut self, is_good: bool, now_us: u64, desk: &mut Desk) {
+        let is_good = is_good && !self.envelope.is_lost();
+        std::mem::swap(&mut self.envelope, &mut self.body);
+        self.envelope.message = None;
+        self.body_reply(is_good, now_us, desk);
+        if is_good {
+            self.begin(now_us, desk);
+        } else {
+            // RFC 3030 §2: after a failed chunk the transaction has to be cleared.
+            self.send(b"RSET\r\n", Awaited::Rset);
+        }
     }
     /// The message was refused before its body: clear the transaction and go on after that.
     fn refuse(&mut self, desk: &mut Desk) {
@@ -356,7 +522,7 @@ impl Session {
         let message = self.body.message.expect("DATA is awaited only while a message is under way");
         self.body.sent_us = now_us;
         let stamp_us = message.intended_us.unwrap_or(now_us);
-        self.out.body = Some(Body { number: message.number, stamp_us, cursor: 0 });
+        self.out.body = Some(Body { number: message.number, stamp_us, cursor: 0, is_chunk: false });
         self.awaited.push_back(Awaited::Body);
         if self.pipelines {
             self.begin(now_us, desk);
@@ -372,6 +538,7 @@ impl Session {
             return;
         }
         stats.accepted += 1;
+        stats.bytes += desk.plan.size_of(message.number);
         stats.whole.record(now_us.saturating_sub(self.body.begun_us));
         stats.last_accept_us = now_us;
         self.was_fruitful = true;
@@ -389,9 +556,9 @@ impl Session {
         commands.extend_from_slice(b"MAIL FROM:<");
         commands.extend_from_slice(plan.from.as_bytes());
         commands.push(b'>');
-        if self.takes_size {
+        if let (true, Some(message)) = (self.offers.size, self.envelope.message) {
             commands.extend_from_slice(b" SIZE=");
-            stamp::push_decimal(plan.size, commands);
+            stamp::push_decimal(plan.size_of(message.number), commands);
         }
         self.send(b"\r\n", Awaited::Mail);
     }
@@ -400,16 +567,14 @@ impl Session {
         let commands = &mut self.out.commands;
         commands.extend_from_slice(b"RCPT TO:<r");
         stamp::push_decimal(u64::from(recipient), commands);
-        commands.push(b'@');
-        match plan.domains {
-            None => commands.extend_from_slice(plan.to_domain.as_bytes()),
-            Some(domains) => {
-                let delivery = number.wrapping_mul(u64::from(plan.recipients)) + u64::from(recipient);
-                commands.push(b'd');
-                stamp::push_decimal(delivery % u64::from(domains), commands);
-                commands.extend_from_slice(b".test");
-            }
+        let delivery = number.wrapping_mul(u64::from(plan.recipients)) + u64::from(recipient);
+        if let Some(mailboxes) = plan.mailboxes {
+            commands.push(b'-');
+            let random = Rng::new(plan.seed ^ delivery.wrapping_mul(0xBF58_476D_1CE4_E5B9)).next_u64();
+            stamp::push_decimal(random % u64::from(mailboxes), commands);
         }
+        commands.push(b'@');
+        plan.domains.push(delivery, commands);
         self.send(b">\r\n", Awaited::Rcpt(recipient));
     }
     fn send(&mut self, text: &[u8], awaited: Awaited) {

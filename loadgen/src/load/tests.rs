@@ -3,6 +3,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::check::verify_exactly_once;
@@ -46,7 +47,7 @@ fn every_message_arrives_once_in_every_mode() {
         ("threads", 500, |load, sink| (load.threads, sink.threads) = (3, 2)),
         ("recipients", 100, |load, _| (load.recipients_per_message, load.domains) = (7, Some(3))),
         ("large", 20, |load, _| load.size = 3 << 20),
-        ("at a rate", 200, |load, _| load.rate = Some(5000.0)),
+        ("at a rate", 200, |load, _| load.rate = Some(RateProfile::fixed(5000.0))),
         ("null sender", 5, |load, _| load.from = String::new()),
     ];
     for (name, messages, change) in table {
@@ -189,7 +190,7 @@ fn progress_may_stop_a_run() {
     }
     let sink = Sink::start(&SinkArgs::new(ANYWHERE)).unwrap();
     let mut args = LoadArgs::new(sink.addr(), 1_000_000);
-    args.rate = Some(1000.0);
+    args.rate = Some(RateProfile::fixed(1000.0));
     let load = run_load(&args, &Stop).unwrap();
     assert!(load.accepted < 1_000_000);
     assert_eq!((load.failure.clone(), load.unknown), (None, 0));

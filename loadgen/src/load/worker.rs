@@ -4,7 +4,7 @@
 //! no allocation; a connection that fails is opened again after a pause for as long as there is
 //! mail to send. Must not: know SMTP (the session does).
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,21 +13,32 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+use rustls::{ClientConfig, ClientConnection};
 
 use crate::epoll::{Events, Poller, Ready};
 use crate::load::plan::{Plan, Shared, Supply};
 use crate::load::session::{Desk, Ending, Session};
 use crate::load::stats::{Kind, Stats};
-use crate::message::Template;
+use crate::load::tls::{self, TlsMode};
+use crate::message::Stock;
 use crate::{cpu, limits};
 
 /// A place for one connection at a time.
 struct Slot {
     socket: Option<OwnedFd>,
+    /// Once TLS has begun.
+    tls: Option<Tls>,
     session: Session,
     /// Run time of the last sign of life.
     alive_us: u64,
     heard: bool,
+}
+
+/// TLS on one connection.
+struct Tls {
+    connection: Box<ClientConnection>,
+    begun_us: u64,
+    is_measured: bool,
 }
 
 /// A thread of the source.
@@ -37,7 +48,13 @@ pub struct Worker {
     poller: Poller,
     slots: Vec<Slot>,
     desk: Desk,
-    template: Template,
+    stock: Stock,
+    /// The same messages for BDAT; empty where that is not asked for.
+    chunks: Stock,
+    tls: Arc<ClientConfig>,
+    plain: Vec<u8>,
+    interval: u64,
+    interval_us: u64,
     buffer: Vec<u8>,
     /// Slots to be opened, and from when on.
     waiting: VecDeque<(u64, usize)>,
@@ -63,18 +80,30 @@ enum Lost {
 }
 
 impl Worker {
-    pub fn new(index: usize, plan: Plan, shared: Arc<Shared>, template: Template) -> io::Result<Worker> {
-        let slot = || Slot { socket: None, session: Session::new(), alive_us: 0, heard: false };
+    pub fn new(
+        index: usize,
+        plan: Plan,
+        shared: Arc<Shared>,
+        stock: Stock,
+        chunks: Stock,
+    ) -> anyhow::Result<Worker> {
+        let slot = || Slot { socket: None, tls: None, session: Session::new(), alive_us: 0, heard: false };
         let slots: Vec<Slot> = std::iter::repeat_with(slot).take(plan.connections_of(index)).collect();
         let supply = Supply::new(index, &plan, shared.clone());
         let keeps_log = shared.ack_log.is_some();
+        let interval_us = shared.timeline().interval_us();
         Ok(Worker {
             index,
             poller: Poller::new()?,
             waiting: (0..slots.len()).map(|slot| (0, slot)).collect(),
             slots,
             desk: Desk { plan, supply, stats: Stats::default(), acked: Vec::new(), keeps_log },
-            template,
+            stock,
+            chunks,
+            tls: tls::config()?,
+            plain: Vec::new(),
+            interval: 0,
+            interval_us,
             buffer: vec![0; limits::SOURCE_READ_BYTES],
             idle: Vec::new(),
             fruitless: 0,
@@ -90,7 +119,9 @@ impl Worker {
         if let Err(error) = &result {
             self.shared.fail(error.to_string());
         }
+        self.hand_in();
         self.publish();
+        self.desk.stats.starved_us = cpu::thread_starved().as_micros() as u64;
         self.desk.stats.unsent += self.desk.supply.returned();
         result.map(|()| self.desk.stats)
     }
@@ -109,6 +140,10 @@ impl Worker {
             let timeout = Duration::from_micros(wake_us.saturating_sub(now_us)).min(limits::SOURCE_SLEEP);
             self.poller.wait(timeout, &mut events)?;
             let now_us = self.shared.clock.now_us();
+            if now_us / self.interval_us > self.interval {
+                self.hand_in();
+                self.interval = now_us / self.interval_us;
+            }
             for event in events.drain() {
                 self.drive(&event, now_us);
             }
@@ -122,6 +157,11 @@ impl Worker {
                 self.sweep(now_us);
             }
         }
+    }
+    /// Adds what this interval brought to the timeline.
+    fn hand_in(&mut self) {
+        let share = self.desk.stats.take_share();
+        self.shared.timeline().add(self.interval, &share);
     }
     /// Opens the connections whose time has come, as far as there is mail for them.
     fn open_due(&mut self, now_us: u64) -> anyhow::Result<()> {
@@ -145,10 +185,26 @@ impl Worker {
         let socket = net::socket_with(family, SocketType::STREAM, flags, None)
             .context("cannot open a socket; --connections may exceed the descriptor limit (ulimit -n)")?;
         sockopt::set_tcp_nodelay(&socket, true)?;
+        let sources = &self.desk.plan.sources;
+        if !sources.is_empty() {
+            let source = sources[slot % sources.len()];
+            net::bind(&socket, &std::net::SocketAddr::new(source, 0))
+                .with_context(|| format!("cannot connect from {source}"))?;
+        }
         self.desk.stats.connections += 1;
         self.open += 1;
         let place = &mut self.slots[slot];
-        place.session.open(now_us);
+        let is_encrypted = self.desk.plan.tls == TlsMode::Implicit;
+        place.session.open(now_us, is_encrypted);
+        place.tls = if is_encrypted {
+            Some(Tls {
+                connection: tls::connection(&self.tls, to.ip())?,
+                begun_us: now_us,
+                is_measured: false,
+            })
+        } else {
+            None
+        };
         (place.alive_us, place.heard) = (now_us, false);
         match net::connect(&socket, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => {
@@ -210,11 +266,23 @@ impl Worker {
             (place.heard, place.alive_us) = (true, now_us);
             // A short read has emptied the socket; what comes later is a new event.
             may_read = read == self.buffer.len() || event.ending;
-            match place.session.feed(&self.buffer[..read], now_us, &mut self.desk) {
+            let fed = match &mut place.tls {
+                None => place.session.feed(&self.buffer[..read], now_us, &mut self.desk),
+                Some(tls) => {
+                    decrypt(tls, &self.buffer[..read], &mut self.plain, now_us, &mut self.desk)?;
+                    place.session.feed(&self.plain, now_us, &mut self.desk)
+                }
+            };
+            if std::mem::take(&mut place.session.begins_tls) && fed.is_ok() {
+                let connection = tls::connection(&self.tls, self.desk.plan.to.ip())
+                    .map_err(|error| Lost::Broken(Kind::TlsFailed, error.to_string()))?;
+                place.tls = Some(Tls { connection, begun_us: now_us, is_measured: false });
+            }
+            match fed {
                 Ok(()) => self.flush(slot)?,
                 Err(Ending::Quit) => return Err(Lost::Quit),
                 Err(Ending::Closing) => return Err(Lost::Ended("the server closed with 421")),
-                Err(Ending::Unwelcome) => return Err(Lost::Ended("the server refused the greeting")),
+                Err(Ending::Unwelcome) => return Err(Lost::Ended("the server does not want this session")),
                 Err(Ending::BadReply) => return Err(Lost::Ended("the server's reply was not understood")),
             }
         }
@@ -222,30 +290,69 @@ impl Worker {
     }
     /// Writes what a session has to write, as far as the socket takes it.
     fn flush(&mut self, slot: usize) -> Result<(), Lost> {
+        if self.slots[slot].tls.is_some() {
+            return self.flush_tls(slot);
+        }
         let place = &mut self.slots[slot];
         let Some(socket) = &place.socket else { return Ok(()) };
         let out = &mut place.session.out;
         while !out.is_empty() {
+            let mut body_bytes = 0;
             let result = match out.body {
+                // What stands before a chunk leaves in one packet with its beginning.
+                _ if !out.before.is_empty() => {
+                    net::send(socket, &out.before, SendFlags::NOSIGNAL | SendFlags::MORE)
+                }
                 None => net::send(socket, &out.commands, SendFlags::NOSIGNAL),
                 Some(body) => {
                     // The commands are put behind the prepared body for the length of one write.
+                    let stock = if body.is_chunk { &mut self.chunks } else { &mut self.stock };
+                    let template = &mut stock.0[self.desk.plan.classes.of(body.number)];
                     let stamp_us = self.shared.clock.wall_at(body.stamp_us);
-                    let wire_bytes = self.template.wire_bytes();
-                    let wire = self.template.patched(body.number, stamp_us);
+                    body_bytes = template.wire_bytes();
+                    let wire = template.patched(body.number, stamp_us);
                     wire.extend_from_slice(&out.commands);
                     let result = net::send(socket, &wire[body.cursor..], SendFlags::NOSIGNAL);
-                    wire.truncate(wire_bytes);
+                    wire.truncate(body_bytes);
                     result
                 }
             };
             match result {
-                Ok(sent) => out.advance(sent, self.template.wire_bytes()),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                // The server may have said why before it closed: the read that follows sees it.
-                Err(Errno::PIPE | Errno::CONNRESET) => return Ok(()),
-                Err(error) => return Err(Lost::Broken(Kind::ConnectionLost, say(error))),
+                Ok(sent) => out.advance(sent, body_bytes),
+                Err(error) => match unsent(error)? {
+                    true => {}
+                    false => return Ok(()),
+                },
+            }
+        }
+        Ok(())
+    }
+    /// The same through TLS. What is handed to TLS counts as written: a message lost behind that is
+    /// in doubt, which is the careful side.
+    fn flush_tls(&mut self, slot: usize) -> Result<(), Lost> {
+        let place = &mut self.slots[slot];
+        let (Some(socket), Some(tls)) = (&place.socket, &mut place.tls) else { return Ok(()) };
+        let out = &mut place.session.out;
+        let mut writer = tls.connection.writer();
+        let mut take = |bytes: &[u8]| {
+            writer.write_all(bytes).map_err(|error| Lost::Broken(Kind::TlsFailed, error.to_string()))
+        };
+        take(&out.before)?;
+        if let Some(body) = out.body.take() {
+            let stock = if body.is_chunk { &mut self.chunks } else { &mut self.stock };
+            let template = &mut stock.0[self.desk.plan.classes.of(body.number)];
+            take(template.patched(body.number, self.shared.clock.wall_at(body.stamp_us)))?;
+        }
+        take(&out.commands)?;
+        out.before.clear();
+        out.commands.clear();
+        while tls.connection.wants_write() {
+            match tls.connection.write_tls(&mut Plug(socket)) {
+                Ok(_) => {}
+                Err(error) => match unsent(Errno::from_io_error(&error).unwrap_or(Errno::IO))? {
+                    true => {}
+                    false => return Ok(()),
+                },
             }
         }
         Ok(())
@@ -253,7 +360,7 @@ impl Worker {
     /// Settles a connection that has ended, and decides what follows.
     fn close(&mut self, slot: usize, lost: Lost, now_us: u64) {
         let place = &mut self.slots[slot];
-        place.socket = None;
+        (place.socket, place.tls) = (None, None);
         let is_leaving = place.session.is_leaving();
         place.session.end(&mut self.desk);
         self.open -= 1;
@@ -315,9 +422,56 @@ impl Worker {
         let stats = &self.desk.stats;
         published.accepted.store(stats.accepted, Ordering::Relaxed);
         published.troubled.store(stats.rejected + stats.unknown, Ordering::Relaxed);
+        published.bytes.store(stats.bytes, Ordering::Relaxed);
         published.open.store(self.open, Ordering::Relaxed);
         published.cpu_ns.store(cpu::thread().as_nanos() as u64, Ordering::Relaxed);
     }
+}
+
+/// What follows from a write that failed: true to write again, false to wait.
+fn unsent(error: Errno) -> Result<bool, Lost> {
+    match error {
+        Errno::INTR => Ok(true),
+        // The server may have said why before it closed: the read that follows sees it.
+        Errno::AGAIN | Errno::PIPE | Errno::CONNRESET => Ok(false),
+        error => Err(Lost::Broken(Kind::ConnectionLost, say(error))),
+    }
+}
+
+/// A socket that TLS writes to.
+struct Plug<'a>(&'a OwnedFd);
+
+impl Write for Plug<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(net::send(self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Decrypts what has come into `plain`.
+fn decrypt(
+    tls: &mut Tls,
+    mut bytes: &[u8],
+    plain: &mut Vec<u8>,
+    now_us: u64,
+    desk: &mut Desk,
+) -> Result<(), Lost> {
+    let failed = |error: String| Lost::Broken(Kind::TlsFailed, error);
+    plain.clear();
+    while !bytes.is_empty() {
+        tls.connection.read_tls(&mut bytes).map_err(|error| failed(error.to_string()))?;
+        let state = tls.connection.process_new_packets().map_err(|error| failed(error.to_string()))?;
+        let start = plain.len();
+        plain.resize(start + state.plaintext_bytes_to_read(), 0);
+        tls.connection.reader().read_exact(&mut plain[start..]).map_err(|error| failed(error.to_string()))?;
+    }
+    if !tls.is_measured && !tls.connection.is_handshaking() {
+        tls.is_measured = true;
+        desk.stats.tls.record(now_us - tls.begun_us);
+    }
+    Ok(())
 }
 
 fn say(error: Errno) -> String {

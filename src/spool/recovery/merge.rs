@@ -101,10 +101,16 @@ impl Merge {
     fn apply(&mut self, id: MessageId, recipient: u16, state: RecipientState) {
         let Some(draft) = self.drafts.get_mut(&id) else { return };
         let Some(own) = draft.states.get_mut(usize::from(recipient)) else { return };
-        if *own == RecipientState::Done {
-            return;
+        match (*own, state) {
+            (RecipientState::Done, _) => return,
+            // A deferral that was written again after a failure may stand behind a later one.
+            (RecipientState::Pending { attempts: known, .. }, RecipientState::Pending { attempts, .. })
+                if attempts < known =>
+            {
+                return;
+            }
+            _ => *own = state,
         }
-        *own = state;
         draft.pending -= u32::from(state == RecipientState::Done);
         if draft.pending == 0 {
             self.drafts.remove(&id);

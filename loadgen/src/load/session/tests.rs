@@ -4,7 +4,9 @@ use std::sync::Arc;
 use super::*;
 use crate::clock::Clock;
 use crate::load::LoadArgs;
+use crate::load::mix::{Classes, Domains};
 use crate::load::plan::Shared;
+use crate::timeline::Timeline;
 
 /// A session, what it works with, and all it has written; a body is written as `[number]`.
 struct Client {
@@ -18,12 +20,14 @@ impl Client {
         let mut args = LoadArgs::new("127.0.0.1:25".parse().unwrap(), messages);
         (args.from, args.to_domain) = ("a@b".into(), "x".into());
         change(&mut args);
-        let plan = Plan::new(&args, 1, 1);
-        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None));
+        let domains = args.domains.map_or(Domains::One(args.to_domain.clone()), Domains::Turn);
+        let plan = Plan::new(&args, 1, 1, Classes { sizes: vec![args.size], seed: 1 }, domains);
+        let timeline = Timeline::new(std::time::Duration::from_secs(1), None, 0).unwrap();
+        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None, timeline));
         let supply = Supply::new(0, &plan, shared);
         let desk = Desk { plan, supply, stats: Stats::default(), acked: Vec::new(), keeps_log: true };
         let mut session = Session::new();
-        session.open(0);
+        session.open(0, false);
         Client { session, desk, now_us: 0 }
     }
     /// Gives the session a server's words; returns what it writes then, and whether it goes on.
@@ -41,7 +45,8 @@ impl Client {
     fn written(&mut self) -> String {
         let body = self.session.out.body.take().map(|body| format!("[{}]", body.number));
         let commands = String::from_utf8(std::mem::take(&mut self.session.out.commands)).unwrap();
-        body.unwrap_or_default() + &commands.replace("\r\n", "|")
+        let before = String::from_utf8(std::mem::take(&mut self.session.out.before)).unwrap();
+        before.replace("\r\n", "|") + &body.unwrap_or_default() + &commands.replace("\r\n", "|")
     }
     fn greeted(messages: u64, change: impl Fn(&mut LoadArgs)) -> (Client, String) {
         let mut client = Client::new(messages, change);
@@ -183,8 +188,71 @@ fn a_connection_is_closed_after_its_messages() {
     assert_eq!(client.says("250 m\r\n250 r\r\n354 go\r\n"), "[0]QUIT|");
     assert_eq!(client.hear("250 taken\r\n221 bye\r\n").1, Err(Ending::Quit));
     client.session.end(&mut client.desk);
-    client.session.open(100);
+    client.session.open(100, false);
     client.now_us = 100;
     client.says("220 hello\r\n");
     assert_eq!(client.says("250 s\r\n"), "MAIL FROM:<a@b>|");
+}
+
+#[test]
+fn a_chunk_leaves_with_its_envelope() {
+    let mut client = Client::new(3, |args| args.bdat = true);
+    client.says("220 hello\r\n");
+    let ehlo = "250-s\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 SIZE\r\n";
+    let message = |n: u32| format!("MAIL FROM:<a@b> SIZE=4096|RCPT TO:<r0@x>|BDAT 4096 LAST|[{n}]");
+    assert_eq!(client.says(ehlo), message(0));
+    assert_eq!(client.says("250 m\r\n250 r\r\n250 taken\r\n"), message(1));
+    assert_eq!(client.says("250 m\r\n550 r\r\n554 d\r\n"), "RSET|");
+    assert_eq!(client.says("250 ok\r\n"), message(2));
+    assert_eq!(client.counts(), [1, 1, 0]);
+    let kinds: Vec<String> = client.desk.stats.errors.keys().map(Kind::to_string).collect();
+    assert_eq!(kinds, ["rcpt 550"]);
+    // All of it was written, and no final reply came.
+    client.session.end(&mut client.desk);
+    assert_eq!((client.counts(), client.desk.supply.returned()), ([1, 1, 1], 0));
+    assert_eq!(client.desk.stats.unresolved.ranges().0, [(2, 2)]);
+}
+
+#[test]
+fn a_chunk_without_pipelining_waits_for_its_envelope() {
+    let mut client = Client::new(1, |args| (args.bdat, args.no_pipelining) = (true, true));
+    client.says("220 hello\r\n");
+    assert_eq!(client.says("250-s\r\n250-PIPELINING\r\n250 chunking\r\n"), "MAIL FROM:<a@b>|");
+    assert_eq!(client.says("250 m\r\n"), "RCPT TO:<r0@x>|");
+    assert_eq!(client.says("250 r\r\n"), "BDAT 4096 LAST|[0]");
+    assert_eq!(client.says("250 taken\r\n"), "QUIT|");
+    assert_eq!(client.counts(), [1, 0, 0]);
+}
+
+#[test]
+fn tls_and_auth_come_before_mail() {
+    let change = |args: &mut LoadArgs| (args.tls, args.auth) = (TlsMode::Starttls, Some("u:p".into()));
+    let mut client = Client::new(1, change);
+    client.says("220 hello\r\n");
+    assert_eq!(client.says("250-s\r\n250-STARTTLS\r\n250 AUTH PLAIN\r\n"), "STARTTLS|");
+    assert_eq!(client.says("220 go\r\n"), "EHLO load.ringpost.invalid|");
+    assert!(std::mem::take(&mut client.session.begins_tls));
+    assert_eq!(client.says("250-s\r\n250 AUTH=LOGIN\r\n"), "AUTH LOGIN|");
+    assert_eq!(client.says("334 VXNlcm5hbWU6\r\n"), "dQ==|");
+    assert_eq!(client.says("334 UGFzc3dvcmQ6\r\n"), "cA==|");
+    assert_eq!(client.says("235 ok\r\n"), "MAIL FROM:<a@b>|");
+
+    let mut client = Client::new(1, |args| args.auth = Some("u:p".into()));
+    client.says("220 hello\r\n");
+    assert_eq!(client.says("250 AUTH LOGIN PLAIN\r\n"), "AUTH PLAIN AHUAcA==|");
+    assert_eq!(client.hear("535 no\r\n").1, Err(Ending::Unwelcome));
+
+    // A server that offers no TLS, and one that puts plain text behind its go-ahead.
+    let mut client = Client::new(1, change);
+    client.says("220 hello\r\n");
+    assert_eq!(client.hear("250 s\r\n").1, Err(Ending::Unwelcome));
+    let mut client = Client::new(1, change);
+    client.says("220 hello\r\n250 STARTTLS\r\n");
+    assert_eq!(client.hear("220 go\r\n250 injected\r\n").1, Err(Ending::BadReply));
+}
+
+#[test]
+fn mailboxes_follow_the_recipients_number() {
+    let (_, first) = Client::greeted(1, |args| args.mailboxes = Some(1));
+    assert!(first.contains("RCPT TO:<r0-0@x>|"), "{first}");
 }

@@ -1,0 +1,131 @@
+//! The delivery scheduler alone: what a message costs on its way through a shard, whatever is queued.
+//!
+//! | benchmark | step of a message's path |
+//! |---|---|
+//! | `pass` | enqueue, hand out to an open connection, finish, ask for more, with nothing else queued |
+//! | `pass_behind` | the same for one destination while so many others wait for their time |
+//! | `fill` | enqueueing into a queue that has no connection; per message |
+//! | `empty` | handing out and finishing what is queued; per message |
+//!
+//! `cargo bench --bench scheduler`
+use std::time::Duration;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use ringpost::clock::WallTime;
+use ringpost::limits;
+use ringpost::mail::address::Domain;
+use ringpost::schedule::{Action, Entry, Event, Shard, ShardConfig};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const NOW: WallTime = WallTime(1_700_000_000_000_000);
+const DESTINATIONS: usize = 1000;
+const QUEUED: [u32; 2] = [10_000, 1_000_000];
+
+fn main() {
+    divan::main();
+}
+
+/// A shard and a perfect peer.
+struct Driver {
+    shard: Shard,
+    names: Vec<Domain>,
+    actions: Vec<Action>,
+    next: u32,
+}
+
+impl Driver {
+    fn new() -> Driver {
+        let config = ShardConfig {
+            seed: 1,
+            homes: 1,
+            retry_schedule: vec![Duration::from_secs(900)],
+            jitter_percent: limits::RETRY_JITTER_PERCENT,
+            max_age: limits::DEFAULT_MAX_AGE,
+            destination_connections: limits::DEFAULT_DESTINATION_CONNECTIONS,
+            messages_per_connection: limits::DEFAULT_MESSAGES_PER_CONNECTION,
+            window: limits::CONNECTION_WINDOW,
+            connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER,
+            connection_idle: limits::OUTBOUND_IDLE_WAIT,
+        };
+        let name = |n: usize| Domain::parse(format!("d{n}.test").as_bytes()).expect("a domain");
+        let names = (0..DESTINATIONS).map(name).collect();
+        Driver { shard: Shard::new(config), names, actions: Vec::new(), next: 0 }
+    }
+
+    fn enqueue(&mut self, destination: usize, due: WallTime) {
+        let entry = Entry { home: 0, slot: self.next, part: 0 };
+        self.next = self.next.wrapping_add(1);
+        let destination = &self.names[destination];
+        let event = Event::Enqueue { destination, entry, recipients: 1, attempts: 0, received_at: NOW, due };
+        self.shard.handle(NOW, event, &mut self.actions);
+    }
+
+    /// One message for each of many destinations in turn.
+    fn fill(&mut self, messages: u32, due: WallTime) {
+        for n in 0..messages as usize {
+            self.enqueue(n % DESTINATIONS, due);
+        }
+    }
+
+    /// Carries out all there is to do; the number delivered.
+    fn drain(&mut self) -> u32 {
+        let (mut delivered, mut batch) = (0, Vec::new());
+        while !self.actions.is_empty() {
+            std::mem::swap(&mut batch, &mut self.actions);
+            for action in batch.drain(..) {
+                let event = match action {
+                    Action::Connect { conn, .. } => Event::Want { conn, room: 1 },
+                    Action::Close { conn, .. } => Event::Closed { conn },
+                    Action::Deliver { conn, entry, .. } => {
+                        delivered += 1;
+                        self.shard.handle(NOW, Event::Finished { conn, entry }, &mut self.actions);
+                        Event::Want { conn, room: 1 }
+                    }
+                    _ => continue,
+                };
+                self.shard.handle(NOW, event, &mut self.actions);
+            }
+        }
+        delivered
+    }
+
+    fn pass(&mut self) {
+        self.enqueue(7, NOW);
+        assert_eq!(self.drain(), 1);
+    }
+}
+
+#[divan::bench(sample_size = 200)]
+fn pass(bencher: Bencher) {
+    let mut driver = Driver::new();
+    bencher.bench_local(|| driver.pass());
+}
+
+#[divan::bench(args = QUEUED, sample_size = 200)]
+fn pass_behind(bencher: Bencher, queued: u32) {
+    let mut driver = Driver::new();
+    driver.fill(queued, NOW.saturating_add(Duration::from_secs(3600)));
+    bencher.bench_local(|| driver.pass());
+}
+
+#[divan::bench(args = QUEUED, sample_count = 10, sample_size = 1)]
+fn fill(bencher: Bencher, queued: u32) {
+    bencher.counter(ItemsCount::new(queued)).with_inputs(Driver::new).bench_local_refs(|driver| {
+        driver.fill(queued, NOW);
+    });
+}
+
+#[divan::bench(args = QUEUED, sample_count = 10, sample_size = 1)]
+fn empty(bencher: Bencher, queued: u32) {
+    bencher
+        .counter(ItemsCount::new(queued))
+        .with_inputs(|| {
+            let mut driver = Driver::new();
+            driver.fill(queued, NOW);
+            driver
+        })
+        .bench_local_refs(|driver| assert_eq!(driver.drain(), queued));
+}

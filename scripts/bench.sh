@@ -1,0 +1,276 @@
+#!/usr/bin/env bash
+# The whole server under load on loopback: messages per second, CPU per message, peak memory.
+#
+# Usage: scripts/bench.sh [-n ROUNDS] [-c CASE[,CASE…]] [-q] [BINARY…]
+#        scripts/bench.sh --rss [BINARY]
+#
+# Rounds (7 by default) are interleaved: each round runs every case once, in another order, so that what
+# changes on the machine meanwhile meets all of them alike. Given several binaries, each case is run with
+# each of them in every round, and the table has the ratio of medians to the first. -q makes runs a quarter
+# as long. --rss runs a million messages instead, and compares the memory after 200,000 with that at the
+# end: once below capacity, once as fast as it goes.
+#
+# Beside each run a probe of its own does the same little work ten times a second (a spin of fixed length,
+# one 4 KiB write with O_DIRECT and O_DSYNC): where that takes longer than in other runs of the case, the
+# machine was busy with something else. "quiet" are the medians of the quietest fifth of the runs by the
+# spin. "server" is user and system time of all the server's threads; "machine" is all busy time of the
+# machine, interrupts included, less that of the source and the sink (and so includes the noise).
+#
+# Nothing leaves the loopback interface. The spool lies below $WORK_DIR or ./target.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ "$(id -u)" = 0 ]; then echo -20 >/proc/self/autogroup 2>/dev/null || true; fi
+export WORK_DIR=${WORK_DIR:-$PWD/target}
+exec python3 - "$@" <<'PY'
+import argparse, json, mmap, multiprocessing, os, random, re, shutil, signal, socket, subprocess, sys, tempfile, time
+from statistics import mean, median
+
+TICKS = os.sysconf("SC_CLK_TCK")
+DEFAULT = os.environ.get("RINGPOST", "target/release/ringpost")
+# name: (messages, flags of serve, flags of load, delivered)
+CASES = {
+    "accept": (100_000, ["--retry-schedule", "1h"], [], False),
+    "relay": (100_000, [], [], True),
+    "relay-domains": (100_000, [], ["--domains", "50"], True),
+    "relay-no-pipelining": (60_000, [], ["--no-pipelining"], True),
+    "relay-one-each": (20_000, ["--messages-per-connection", "1"], ["--messages-per-connection", "1"], True),
+    "relay-64k": (10_000, [], ["--size", "64KiB"], True),
+}
+LIMIT = 120
+children = []
+
+
+def start(command, **options):
+    child = subprocess.Popen(command, **options)
+    children.append(child)
+    return child
+
+
+def stop(child):
+    child.send_signal(signal.SIGTERM)
+    child.wait(LIMIT)
+    children.remove(child)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def ready(path, pattern):
+    end = time.monotonic() + LIMIT
+    while time.monotonic() < end:
+        found = re.search(pattern, open(path).read(), re.M)
+        if found:
+            return found
+        time.sleep(0.02)
+    sys.exit(f"no {pattern} in {path}: {open(path).read()}")
+
+
+def cpu_us(pid):
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) * 1e6 / TICKS
+
+
+def busy_us():
+    user, nice, system, _idle, _wait, irq, softirq = map(int, open("/proc/stat").readline().split()[1:8])
+    return (user + nice + system + irq + softirq) * 1e6 / TICKS
+
+
+def memory_kb(pid, field):
+    return int(re.search(rf"{field}:\s+(\d+)", open(f"/proc/{pid}/status").read())[1])
+
+
+def probe(path, pipe):
+    """Until told to end: a fixed spin and one durable write, ten times a second."""
+    block = mmap.mmap(-1, 4096)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_DIRECT | os.O_DSYNC, 0o600)
+    os.pwrite(file, block, 0)
+    spins, writes = [], []
+    while not pipe.poll(0.1):
+        t0 = time.perf_counter()
+        n = 0
+        for i in range(20_000):
+            n += i
+        t1 = time.perf_counter()
+        os.pwrite(file, block, 0)
+        spins.append((t1 - t0) * 1e3)
+        writes.append((time.perf_counter() - t1) * 1e3)
+    pipe.send((mean(spins), median(writes)) if spins else (0.0, 0.0))
+
+
+class Server:
+    def __init__(self, binary, work, flags, route):
+        self.log = os.path.join(work, "server.log")
+        command = [binary, "serve", "--listen", "127.0.0.1:0", "--hostname", "mta.test", "--route", f"*={route}"]
+        command += ["--spool", os.path.join(work, "spool"), *flags]
+        with open(self.log, "w") as log:
+            self.child = start(command, stderr=log)
+        ready(self.log, "^ready$")
+        self.addr = ready(self.log, r"^listening on (\S+)$")[1]
+        self.pid = self.child.pid
+
+    def settle(self):
+        """Waits until what happens at the start (preparing segments) is over."""
+        before, same = -1.0, 0
+        while same < 3:
+            now = cpu_us(self.pid)
+            same = same + 1 if now == before else 0
+            before = now
+            time.sleep(0.1)
+
+
+class Sink:
+    def __init__(self, work, port, messages):
+        self.report = os.path.join(work, "sink.json")
+        self.log = os.path.join(work, "sink.log")
+        command = [DEFAULT, "sink", "--listen", f"127.0.0.1:{port}", "--messages", str(messages), "--json"]
+        with open(self.report, "w") as out, open(self.log, "w") as log:
+            self.child = start(command, stdout=out, stderr=log)
+        ready(self.log, "listening on")
+
+    def finish(self):
+        self.child.wait(LIMIT)
+        children.remove(self.child)
+        report = json.load(open(self.report))
+        if report["duplicates"] or report["corrupt"]:
+            sys.exit(f"duplicated or corrupt mail: {report}")
+        return report
+
+
+def load(addr, messages, flags):
+    command = [DEFAULT, "load", "--to", addr, "--messages", str(messages), "--connections", "32", "--json", *flags]
+    out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=600)
+    report = json.loads(out.stdout)
+    if report["accepted"] != messages:
+        sys.exit(f"not all was accepted: {report['errors']} {report['error_samples']}")
+    return report
+
+
+def run(binary, case, share):
+    messages, serve_flags, load_flags, delivered = CASES[case]
+    messages //= share
+    work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
+    port = free_port() if delivered else 9
+    server = Server(binary, work, serve_flags, f"127.0.0.1:{port}")
+    # Warm: segments are there, connections were made, memory was touched.
+    if delivered:
+        sink = Sink(work, port, messages // 5)
+        load(server.addr, messages // 5, load_flags)
+        sink.finish()
+    server.settle()
+    open(f"/proc/{server.pid}/clear_refs", "w").write("5")
+    sink = Sink(work, port, messages) if delivered else None
+    here, there = multiprocessing.Pipe()
+    prober = multiprocessing.Process(target=probe, args=(os.path.join(work, "probe"), there))
+    prober.start()
+    cpu, busy, began = cpu_us(server.pid), busy_us(), time.monotonic()
+    sent = load(server.addr, messages, load_flags)
+    arrived = sink.finish() if sink else None
+    cpu, busy = cpu_us(server.pid) - cpu, busy_us() - busy
+    rate = messages / (time.monotonic() - began) if not sink else arrived["rate"]
+    here.send(None)
+    spin_ms, write_ms = here.recv()
+    prober.join()
+    others = sent["cpu_us_per_message"] + (arrived["cpu_us_per_message"] if arrived else 0)
+    result = {
+        "rate": sent["rate"] if not sink else rate, "server": cpu / messages,
+        "machine": busy / messages - others, "spin": spin_ms, "write": write_ms,
+        "peak": memory_kb(server.pid, "VmHWM") / 1024,
+    }
+    stop(server.child)
+    shutil.rmtree(work)
+    return result
+
+
+def machine():
+    model = re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read())
+    where = subprocess.run(["df", "--output=fstype,source", os.environ["WORK_DIR"]], stdout=subprocess.PIPE, text=True)
+    kind = " on ".join(where.stdout.split("\n")[1].split())
+    memory = int(re.search(r"MemTotal:\s+(\d+)", open("/proc/meminfo").read())[1]) / 2**20
+    return f"{os.cpu_count()} cores ({model[1] if model else os.uname().machine}), {memory:.0f} GiB, Linux {os.uname().release}, {kind}"
+
+
+def table(results, binaries):
+    several = len(binaries) > 1
+    print("| case |" + (" binary |" if several else "") + " messages/s | quiet | server µs | quiet | least–most | machine µs | quiet |"
+          " peak RSS | spin | write |" + (" server ÷ first |" if several else ""))
+    print("|---|" + ("---|" if several else "") + "---:|" * (10 + several))
+    for case in results:
+        first = None
+        for binary in binaries:
+            runs = sorted(results[case][binary], key=lambda r: r["spin"])
+            quiet = runs[: -(-len(runs) // 5)]
+            mid = lambda field, some=runs: median(r[field] for r in some)
+            first = first or mid("server")
+            print(f"| {case} |" + (f" {binary} |" if several else "") +
+                  f" {mid('rate'):,.0f} | {mid('rate', quiet):,.0f} | {mid('server'):.1f} | {mid('server', quiet):.1f} |"
+                  f" {min(r['server'] for r in runs):.1f}–{max(r['server'] for r in runs):.1f} |"
+                  f" {mid('machine'):.1f} | {mid('machine', quiet):.1f} | {mid('peak'):.0f} MiB |"
+                  f" {mid('spin'):.2f} ms | {mid('write'):.2f} ms |" +
+                  (f" {mid('server') / first:.3f} |" if several else ""))
+
+
+def compare(args):
+    binaries = args.binary or [DEFAULT]
+    cases = args.cases.split(",") if args.cases else list(CASES)
+    results = {case: {binary: [] for binary in binaries} for case in cases}
+    for number in range(args.rounds):
+        order = [(case, binary) for case in cases for binary in binaries]
+        random.shuffle(order)
+        for case, binary in order:
+            result = run(binary, case, 4 if args.quick else 1)
+            results[case][binary].append(result)
+            shown = ", ".join(f"{k} {v:.2f}" for k, v in result.items())
+            print(f"round {number + 1} of {args.rounds}, {case}, {binary}: {shown}", file=sys.stderr)
+    print(f"{machine()}; {args.rounds} rounds\n")
+    table(results, binaries)
+
+
+def grow(binary, rate):
+    work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
+    port = free_port()
+    server = Server(binary, work, [], f"127.0.0.1:{port}")
+    sink = Sink(work, port, 1_000_000)
+    resident = []
+    for messages in (200_000, 800_000):
+        load(server.addr, messages, ["--rate", str(rate)] if rate else [])
+        resident.append(memory_kb(server.pid, "VmRSS") / 1024)
+    sink.finish()
+    time.sleep(10)
+    resident += [memory_kb(server.pid, "VmRSS") / 1024, memory_kb(server.pid, "VmHWM") / 1024]
+    stop(server.child)
+    shutil.rmtree(work)
+    a, b, idle, peak = resident
+    print(f"| {f'{rate}/s' if rate else 'as fast as it goes'} | {a:.0f} MiB | {b:.0f} MiB | {b / a:.2f} | {idle:.0f} MiB | {peak:.0f} MiB |", flush=True)
+    return b / a
+
+
+def memory(args):
+    binary = (args.binary or [DEFAULT])[0]
+    print(f"{machine()}\n")
+    print("| load | after 200,000 | after 1,000,000 | ratio | all delivered, 10 s later | peak |")
+    print("|---|---:|---:|---:|---:|---:|")
+    steady = grow(binary, args.rate)
+    grow(binary, None)
+    if steady > 1.1:
+        sys.exit("memory grows with the number of messages that have passed")
+
+
+parser = argparse.ArgumentParser(usage="scripts/bench.sh [-n ROUNDS] [-c CASE,…] [-q] [--rss [--rate N]] [BINARY…]")
+parser.add_argument("-n", dest="rounds", type=int, default=7)
+parser.add_argument("-c", dest="cases")
+parser.add_argument("-q", dest="quick", action="store_true")
+parser.add_argument("--rss", action="store_true")
+parser.add_argument("--rate", type=int, default=10_000)
+parser.add_argument("binary", nargs="*")
+args = parser.parse_args()
+if not os.access(DEFAULT, os.X_OK):
+    sys.exit("build first: cargo build --release")
+try:
+    memory(args) if args.rss else compare(args)
+finally:
+    for child in children:
+        child.kill()
+PY

@@ -1,0 +1,600 @@
+//! A log, the disk under it, and a model of what was promised to whom.
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::disk::{Disk, Unsynced};
+use crate::clock::{Rng, WallTime};
+use crate::mail::address::Address;
+use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
+use crate::mail::id::MessageId;
+use crate::mail::reply::Reply;
+use crate::spool::live::DURABLE;
+use crate::spool::*;
+
+pub(super) const BLOCK: u32 = 512;
+const BUFFER_BYTES: usize = 4096;
+const BUFFERS: usize = 5;
+
+pub(super) struct Memory(pub(super) Vec<u8>);
+
+impl Buffer for Memory {
+    fn memory(&self) -> &[u8] {
+        &self.0
+    }
+    fn memory_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+pub(super) fn config() -> LogConfig {
+    LogConfig {
+        identity: SpoolIdentity { id: 0x1234, secret: 0x5678 },
+        log: 3,
+        segment_bytes: 16 * 1024,
+        block_bytes: BLOCK,
+        max_segments: 12,
+        commits_in_flight: 4,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Terminal {
+    Not,
+    Appended,
+    Durable,
+}
+
+#[derive(Clone, Debug)]
+struct Standing {
+    terminal: Terminal,
+    /// Attempts of the last deferral that was durable, and of the last appended.
+    durable_attempts: u8,
+    attempts: u8,
+}
+
+/// What the model knows of a message.
+#[derive(Clone, Debug)]
+pub(super) struct Promised {
+    pub(super) slot: Slot,
+    pub(super) envelope: Envelope,
+    pub(super) body: Vec<u8>,
+    /// Groups that must be durable before it is accepted.
+    waits: BTreeSet<GroupSeq>,
+    /// The 250 was sent.
+    pub(super) accepted: bool,
+    /// The 451 was sent.
+    refused: bool,
+    /// The abort record is durable.
+    void: bool,
+    dsn: bool,
+    standing: Vec<Standing>,
+}
+
+impl Promised {
+    fn ended(&self) -> bool {
+        self.standing.iter().all(|s| s.terminal != Terminal::Not)
+    }
+}
+
+/// An outcome on its way.
+struct Waiting {
+    seq: Option<GroupSeq>,
+    dsn: Option<MessageId>,
+    id: MessageId,
+    recipient: u16,
+    attempts: Option<u8>,
+}
+
+struct Transaction {
+    id: MessageId,
+    fragments: Vec<FragmentRef>,
+    body: Vec<u8>,
+}
+
+pub(super) struct World {
+    pub(super) config: LogConfig,
+    pub(super) rng: Rng,
+    pub(super) disk: Disk,
+    pub(super) log: Log<Memory>,
+    pub(super) messages: BTreeMap<MessageId, Promised>,
+    waiting: Vec<Waiting>,
+    /// Groups that were lost; what the log rewrites of them is durable when it says so.
+    lost: BTreeSet<GroupSeq>,
+    pub(super) writes: Vec<(GroupSeq, Unsynced, Memory)>,
+    prepares: Vec<(FileIndex, bool, Generation, Box<[u8]>)>,
+    copies: VecDeque<Slot>,
+    transaction: Option<Transaction>,
+    now: u64,
+    /// The disk refuses new files and fails writes now and then.
+    pub(super) trouble: bool,
+    pub(super) copied: u64,
+    pub(super) failures: u64,
+}
+
+fn lend(log: &mut Log<Memory>) {
+    for _ in 0..BUFFERS {
+        log.lend(Memory(vec![0xDD; BUFFER_BYTES]));
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> World {
+        let mut log = Log::new(config(), RecoveredLog::default());
+        lend(&mut log);
+        World {
+            config: config(),
+            rng: Rng::new(seed),
+            disk: Disk::default(),
+            log,
+            messages: BTreeMap::new(),
+            waiting: Vec::new(),
+            lost: BTreeSet::new(),
+            writes: Vec::new(),
+            prepares: Vec::new(),
+            copies: VecDeque::new(),
+            transaction: None,
+            now: 1_700_000_000_000_000,
+            trouble: false,
+            copied: 0,
+            failures: 0,
+        }
+    }
+
+    fn time(&mut self) -> WallTime {
+        self.now += self.rng.below(2_000_000);
+        WallTime(self.now)
+    }
+
+    fn envelope(&mut self, recipients: u64, bounce: bool) -> Envelope {
+        let address = |text: String| Address::parse(text.as_bytes()).expect("valid");
+        let recipients = (0..recipients)
+            .map(|i| Recipient { address: address(format!("r{i}@d{}.example", self.rng.below(9))) })
+            .collect();
+        Envelope {
+            reverse_path: (!bounce).then(|| address(format!("s{}@example.org", self.rng.below(100)))),
+            recipients,
+            body_kind: BodyKind::EightBit,
+            body_form: BodyForm::Raw,
+            received_at: self.time(),
+            client: None,
+        }
+    }
+
+    fn body(&mut self, most: u64) -> Vec<u8> {
+        let bytes = self.rng.below(most) as usize;
+        let byte = self.rng.next_u64() as u8;
+        let mut body: Vec<u8> = (0..bytes).map(|i| byte.wrapping_add((i / 7) as u8)).collect();
+        // What is on disk already, as a sender who has seen it would plant it: whole blocks of it.
+        if self.rng.below(4) == 0 && !self.disk.files.is_empty() {
+            let nth = self.rng.below(self.disk.files.len() as u64) as usize;
+            let file = self.disk.files.values().nth(nth).expect("in range");
+            let start = self.rng.below((file.len() / 512) as u64) as usize * 512;
+            body.extend_from_slice(&file[start..(start + 1024).min(file.len())]);
+        }
+        body
+    }
+
+    fn promise(&mut self, id: MessageId, promised: Promised) {
+        assert!(self.messages.insert(id, promised).is_none(), "id given out twice");
+    }
+
+    pub(super) fn accept(&mut self) {
+        let recipients = if self.rng.below(3) == 0 { 1 + self.rng.below(4) } else { 1 };
+        let (envelope, body) = (self.envelope(recipients, false), self.body(2000));
+        let now = self.time();
+        let id = self.log.next_id(now);
+        let cut = body.len() / 3;
+        let parts = [&body[..cut], &body[cut..]];
+        let message = NewMessage { id, envelope: &envelope, fragments: &[], parts: &parts, reports: None };
+        if let Ok((slot, seq)) = self.log.append_message(&message) {
+            self.promise(id, promised(slot, envelope, body, [seq].into(), false));
+        }
+    }
+
+    /// The next fragment of a large message, or its end.
+    pub(super) fn large(&mut self) {
+        let mut transaction = match self.transaction.take() {
+            Some(transaction) => transaction,
+            None => {
+                let now = self.time();
+                Transaction { id: self.log.next_id(now), fragments: Vec::new(), body: Vec::new() }
+            }
+        };
+        if transaction.fragments.len() < 3 && self.rng.below(3) > 0 {
+            let body = self.body(1500);
+            let mut buffer = Memory(vec![0xEE; 4096]);
+            buffer.0[FRAGMENT_HEADROOM..FRAGMENT_HEADROOM + body.len()].copy_from_slice(&body);
+            let index = transaction.fragments.len() as u32;
+            if let Ok(f) = self.log.append_fragment(transaction.id, index, buffer, body.len() as u32) {
+                transaction.fragments.push(f);
+                transaction.body.extend_from_slice(&body);
+            }
+            self.transaction = Some(transaction);
+            return;
+        }
+        let Transaction { id, fragments, mut body } = transaction;
+        if fragments.iter().any(|f| self.lost.contains(&f.group)) || self.rng.below(4) == 0 {
+            self.log.abort(id, &fragments);
+            return;
+        }
+        let (envelope, tail) = (self.envelope(1, false), self.body(500));
+        let parts = [&tail[..]];
+        let message =
+            NewMessage { id, envelope: &envelope, fragments: &fragments, parts: &parts, reports: None };
+        match self.log.append_message(&message) {
+            Ok((slot, seq)) => {
+                body.extend_from_slice(&tail);
+                let open = self.log_unanswered();
+                let waits = fragments.iter().map(|f| f.group).filter(|g| open.contains(g)).chain([seq]);
+                let waits = waits.collect();
+                self.promise(id, promised(slot, envelope, body, waits, false));
+            }
+            Err(Refusal::Busy) => self.transaction = Some(Transaction { id, fragments, body }),
+            Err(_) => self.log.abort(id, &fragments),
+        }
+    }
+
+    fn log_unanswered(&self) -> BTreeSet<GroupSeq> {
+        self.writes.iter().map(|w| w.0).collect()
+    }
+
+    fn pick_accepted(&mut self) -> Option<(MessageId, u16)> {
+        let open: Vec<_> =
+            self.messages.iter().filter(|(_, m)| m.accepted && !m.ended()).map(|(id, _)| *id).collect();
+        if open.is_empty() {
+            return None;
+        }
+        let id = open[self.rng.below(open.len() as u64) as usize];
+        let pending: Vec<u16> = self.messages[&id]
+            .standing
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| s.terminal == Terminal::Not)
+            .map(|(i, _)| i as u16)
+            .collect();
+        Some((id, pending[self.rng.below(pending.len() as u64) as usize]))
+    }
+
+    pub(super) fn outcome(&mut self) {
+        let Some((id, recipient)) = self.pick_accepted() else { return };
+        self.outcome_of(id, recipient);
+    }
+
+    fn outcome_of(&mut self, id: MessageId, recipient: u16) {
+        let now = self.time();
+        let message = &self.messages[&id];
+        let (slot, bounce) = (message.slot, message.envelope.reverse_path.is_none());
+        let attempts = message.standing[usize::from(recipient)].attempts + 1;
+        let reply = Reply::local(250, (2, 0, 0), "a reply of some peer");
+        let outcome = match self.rng.below(8) {
+            0 | 1 if attempts < 200 => Outcome::Deferred { attempts, next: self.time(), reply },
+            2 if !bounce => return self.bounce(id, recipient),
+            3 => Outcome::Failed(reply),
+            4 => Outcome::Removed,
+            _ => Outcome::Delivered(reply),
+        };
+        let Ok(seq) = self.log.append_outcomes(slot, &[(recipient, outcome.clone())], now) else { return };
+        let standing = &mut self.messages.get_mut(&id).expect("picked").standing[usize::from(recipient)];
+        let deferred = matches!(outcome, Outcome::Deferred { .. });
+        if deferred {
+            standing.attempts = attempts;
+        } else {
+            standing.terminal = Terminal::Appended;
+        }
+        let attempts = deferred.then_some(attempts);
+        self.waiting.push(Waiting { seq: Some(seq), dsn: None, id, recipient, attempts });
+    }
+
+    fn bounce(&mut self, id: MessageId, recipient: u16) {
+        let (envelope, body) = (self.envelope(1, true), self.body(700));
+        let now = self.time();
+        let dsn = self.log.next_id(now);
+        let reports = Some(Reports { id, recipients: &[recipient] });
+        let message = NewMessage { id: dsn, envelope: &envelope, fragments: &[], parts: &[&body], reports };
+        let Ok((slot, seq)) = self.log.append_message(&message) else { return };
+        self.promise(dsn, promised(slot, envelope, body, [seq].into(), true));
+        self.messages.get_mut(&id).expect("picked").standing[usize::from(recipient)].terminal =
+            Terminal::Appended;
+        self.waiting.push(Waiting { seq: None, dsn: Some(dsn), id, recipient, attempts: None });
+    }
+
+    /// Takes what the log wants done and what it has to say.
+    pub(super) fn turn(&mut self) {
+        self.log.end_turn();
+        self.listen();
+    }
+
+    fn listen(&mut self) {
+        while let Some(intent) = self.log.next_intent() {
+            match intent {
+                Intent::Write { seq, file, offset, bytes, buffer } => {
+                    assert!(offset >= BLOCK && offset.is_multiple_of(BLOCK) && bytes.is_multiple_of(BLOCK));
+                    let bytes = buffer.0[..bytes as usize].to_vec();
+                    self.writes.push((seq, Unsynced { file, offset: offset as usize, bytes }, buffer));
+                }
+                Intent::Prepare { file, new, generation, header } => {
+                    self.prepares.push((file, new, generation, header));
+                }
+                Intent::Copy { slot } => self.copies.push_back(slot),
+                Intent::Delete { file } => {
+                    self.disk.files.remove(&file).expect("it was there");
+                }
+            }
+        }
+        let mut results = Vec::new();
+        self.log.take_results(&mut results);
+        for (seq, result) in results {
+            let durable = result == GroupResult::Durable;
+            if !durable {
+                self.lost.insert(seq);
+            }
+            for message in self.messages.values_mut().filter(|m| m.waits.contains(&seq) && !m.dsn) {
+                message.waits.remove(&seq);
+                message.refused |= !durable;
+                message.accepted = message.waits.is_empty() && !message.refused;
+            }
+            let (done, rest) =
+                std::mem::take(&mut self.waiting).into_iter().partition(|w| durable && w.seq == Some(seq));
+            self.waiting = rest;
+            self.recorded(done);
+        }
+        self.settled();
+    }
+
+    /// These outcomes are durable.
+    fn recorded(&mut self, done: Vec<Waiting>) {
+        for w in done {
+            let Some(message) = self.messages.get_mut(&w.id) else { continue };
+            let standing = &mut message.standing[usize::from(w.recipient)];
+            match w.attempts {
+                Some(attempts) => standing.durable_attempts = standing.durable_attempts.max(attempts),
+                None => standing.terminal = Terminal::Durable,
+            }
+        }
+    }
+
+    /// What becomes true by the log's own doing: bounces, and what it wrote again.
+    fn settled(&mut self) {
+        let log = &self.log;
+        for (id, message) in self.messages.iter_mut().filter(|(_, m)| m.dsn && !m.accepted) {
+            message.accepted = log.live.is(message.slot, *id) && log.live.has(message.slot, DURABLE);
+        }
+        let rewritten = log.rewritten();
+        let messages = &self.messages;
+        let lost = &self.lost;
+        let (done, rest) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|w| match (w.seq, w.dsn) {
+                (Some(seq), _) => rewritten && lost.contains(&seq),
+                (None, Some(dsn)) => messages[&dsn].accepted,
+                (None, None) => false,
+            });
+        self.waiting = rest;
+        self.recorded(done);
+        if rewritten {
+            self.messages.values_mut().filter(|m| m.refused).for_each(|m| m.void = true);
+        }
+    }
+
+    pub(super) fn answer_write(&mut self) {
+        if self.writes.is_empty() {
+            return;
+        }
+        let at = self.rng.below(self.writes.len() as u64) as usize;
+        let ok = !(self.trouble && self.rng.below(60) == 0);
+        self.answer(at, ok);
+    }
+
+    pub(super) fn answer(&mut self, at: usize, ok: bool) {
+        let (seq, write, buffer) = self.writes.swap_remove(at);
+        if ok {
+            self.disk.write(&write);
+        } else {
+            self.disk.tear_at_random(&write, &mut self.rng);
+            self.failures += 1;
+        }
+        self.log.on_written(seq, buffer, ok);
+        self.listen();
+    }
+
+    pub(super) fn answer_prepare(&mut self) {
+        let Some((file, new, generation, header)) = self.prepares.pop() else { return };
+        let ok = !(self.trouble && self.rng.below(6) == 0);
+        if new {
+            let bytes = if ok { self.config.segment_bytes as usize } else { self.rng.below(9_000) as usize };
+            self.disk.files.insert(file, vec![0; bytes]);
+        }
+        if ok {
+            self.disk.write(&Unsynced { file, offset: 0, bytes: header.into() });
+        }
+        self.log.on_prepared(file, generation, ok);
+        self.listen();
+    }
+
+    pub(super) fn answer_copy(&mut self) {
+        let Some(slot) = self.copies.pop_front() else { return };
+        let message = match self.log.pin(slot) {
+            None => Err(ReadError::Gone),
+            Some(plan) => {
+                let broken = self.trouble && self.rng.below(10) == 0;
+                let read = self.read(&plan);
+                self.log.unpin(&plan);
+                if broken { Err(ReadError::Io(std::io::ErrorKind::Other)) } else { read }
+            }
+        };
+        self.log.on_copy_read(slot, message);
+        self.listen();
+    }
+
+    fn read(&self, plan: &ReadPlan) -> Result<StoredMessage, ReadError> {
+        let extents: Vec<&[u8]> = plan
+            .extents
+            .iter()
+            .map(|e| &self.disk.files[&e.file][e.offset as usize..(e.offset + e.bytes) as usize])
+            .collect();
+        decode_message(plan, &extents, self.config.identity)
+    }
+
+    /// Every accepted message can be read back, byte for byte.
+    pub(super) fn read_all(&mut self) {
+        let ids: Vec<_> =
+            self.messages.iter().filter(|(_, m)| m.accepted && !m.ended()).map(|(id, _)| *id).collect();
+        for id in ids {
+            let promised = self.messages[&id].clone();
+            let plan = self.log.pin(promised.slot).expect("accepted messages are live");
+            let message = self.read(&plan).expect("the disk is whole");
+            assert_eq!((message.id, message.hold), (id, None));
+            assert!(message.body == promised.body, "the body of {id} differs");
+            assert_eq!(message.envelope, promised.envelope);
+            self.log.unpin(&plan);
+        }
+    }
+
+    /// One random event.
+    pub(super) fn step(&mut self) {
+        match self.rng.below(20) {
+            0..=3 => self.accept(),
+            4 => self.large(),
+            5..=8 => self.outcome(),
+            9..=11 => self.turn(),
+            12..=15 => self.answer_write(),
+            16..=17 => self.answer_prepare(),
+            18 => self.answer_copy(),
+            _ => self.log.retry_prepare(),
+        }
+        self.listen();
+    }
+
+    /// Answers everything until nothing is left to answer.
+    pub(super) fn quiesce(&mut self) {
+        self.trouble = false;
+        self.log.retry_prepare();
+        loop {
+            self.turn();
+            if self.writes.is_empty() && self.prepares.is_empty() && self.copies.is_empty() {
+                return;
+            }
+            self.answer_prepare();
+            while !self.writes.is_empty() {
+                self.answer(0, true);
+            }
+            self.answer_copy();
+        }
+    }
+
+    /// The disk as a power cut leaves it: what was not answered has landed in part or not at all.
+    pub(super) fn cut_power(&mut self) -> Disk {
+        let mut disk = self.disk.clone();
+        for (_, write, _) in &self.writes {
+            disk.tear_at_random(write, &mut self.rng);
+        }
+        for (file, new, _, header) in &self.prepares {
+            if *new {
+                let bytes = self.rng.below(u64::from(self.config.segment_bytes) + 1) as usize;
+                disk.files.insert(*file, vec![0; bytes - bytes % 512]);
+            }
+            let whole = disk.files[file].len() >= header.len();
+            if whole && self.rng.below(2) == 0 {
+                disk.write(&Unsynced { file: *file, offset: 0, bytes: header.to_vec() });
+            }
+        }
+        disk
+    }
+
+    /// Recovers from `disk` and holds what comes back against what was promised.
+    pub(super) fn check(&self, disk: &Disk) -> (RecoveredLog, Vec<RecoveredMessage>) {
+        let mut source = disk.clone();
+        let (log, messages, findings) = recover(&self.config, &mut source).expect("the log opens");
+        assert_eq!(findings, [], "a crash is not corruption");
+        let (_, again, _) = recover(&self.config, &mut source).expect("the log opens");
+        assert_eq!(format!("{messages:?}"), format!("{again:?}"), "twice is the same");
+        assert!(source == *disk, "readers never write");
+        let found: BTreeMap<_, _> = messages.iter().map(|m| (m.id, m)).collect();
+        assert_eq!(found.len(), messages.len(), "one message, one entry");
+        for (id, promised) in &self.messages {
+            match found.get(id) {
+                Some(message) => check_found(*id, message, promised),
+                None => assert!(!promised.accepted || promised.ended(), "{id} was accepted and is lost"),
+            }
+        }
+        for id in found.keys() {
+            assert!(self.messages.contains_key(id), "{id} was never appended, or has long ended");
+        }
+        (log, messages)
+    }
+
+    /// Goes on from `disk` with a new writer.
+    pub(super) fn restart(&mut self, disk: Disk) {
+        let (recovered, messages) = self.check(&disk);
+        self.copied += self.log.stats().copies;
+        self.disk = disk;
+        self.log = Log::new(self.config.clone(), recovered);
+        lend(&mut self.log);
+        self.writes.clear();
+        self.prepares.clear();
+        self.copies.clear();
+        self.waiting.clear();
+        self.lost.clear();
+        self.transaction = None;
+        let before = std::mem::take(&mut self.messages);
+        for message in messages {
+            let mut promised = before[&message.id].clone();
+            promised.slot = message.slot;
+            (promised.accepted, promised.refused) = (true, false);
+            promised.waits.clear();
+            for (standing, state) in promised.standing.iter_mut().zip(&message.states) {
+                match *state {
+                    RecipientState::Done => standing.terminal = Terminal::Durable,
+                    RecipientState::Pending { attempts, .. } => {
+                        standing.terminal = Terminal::Not;
+                        (standing.attempts, standing.durable_attempts) = (attempts, attempts);
+                    }
+                }
+            }
+            self.messages.insert(message.id, promised);
+        }
+        self.listen();
+        self.read_all();
+    }
+
+    /// Every recipient gets a terminal outcome, and it is durable.
+    pub(super) fn deliver_everything(&mut self) {
+        self.quiesce();
+        for _ in 0..100_000 {
+            let Some((id, recipient)) = self.pick_accepted() else { break };
+            self.outcome_of(id, recipient);
+            // A bounce on its way is picked when it is durable.
+            if self.rng.below(8) == 0 || self.pick_accepted().is_none() {
+                self.quiesce();
+            }
+        }
+        if let Some(Transaction { id, fragments, .. }) = self.transaction.take() {
+            self.log.abort(id, &fragments);
+        }
+        self.quiesce();
+    }
+}
+
+fn promised(slot: Slot, envelope: Envelope, body: Vec<u8>, waits: BTreeSet<GroupSeq>, dsn: bool) -> Promised {
+    let fresh = Standing { terminal: Terminal::Not, durable_attempts: 0, attempts: 0 };
+    let standing = vec![fresh; envelope.recipients.len()];
+    Promised { slot, envelope, body, waits, accepted: false, refused: false, void: false, dsn, standing }
+}
+
+fn check_found(id: MessageId, message: &RecoveredMessage, promised: &Promised) {
+    assert!(!promised.void, "{id} was refused, durably, and is back");
+    assert_eq!(message.envelope, promised.envelope);
+    assert!(
+        message.states.contains(&RecipientState::Pending { attempts: 0, next: WallTime(0) })
+            || message.states.iter().any(|s| *s != RecipientState::Done),
+        "{id} has ended and is offered"
+    );
+    for (state, standing) in message.states.iter().zip(&promised.standing) {
+        match (state, standing.terminal) {
+            (RecipientState::Done, terminal) => assert!(terminal != Terminal::Not, "{id} was not delivered"),
+            (RecipientState::Pending { .. }, Terminal::Durable) => panic!("{id} was delivered, durably"),
+            (RecipientState::Pending { attempts, .. }, _) => assert!(
+                (standing.durable_attempts..=standing.attempts).contains(attempts),
+                "{id}: {attempts} attempts, {standing:?}"
+            ),
+        }
+    }
+}

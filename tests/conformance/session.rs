@@ -1,0 +1,114 @@
+//! Dialogues against the session alone.
+//!
+//! Owns: the run of a dialogue with its bytes split in a given way. Promises: what is compared is all that
+//! happened. Must not: open sockets.
+use ringpost::mail::envelope::BodyKind;
+use ringpost::smtp::server::{Goodbye, Verdict};
+
+use crate::check::{self, Seen};
+use crate::dialogue::{Dialogue, DriverWord, End, HOSTNAME, Settings, Store, Turn};
+use crate::driver::{self, Driver, Happening, Message, Rules};
+
+/// How the bytes of a turn reach the session.
+#[derive(Clone, Copy, Debug)]
+pub enum Split {
+    Whole,
+    /// Cut before this byte of the dialogue.
+    At(usize),
+    Bytes,
+}
+
+/// Everything that happened, turn by turn.
+pub fn run(dialogue: &Dialogue, split: Split) -> Vec<Vec<Happening>> {
+    let mut driver = Driver::new(rules(&dialogue.settings));
+    let mut sent = 0;
+    let mut turns = Vec::new();
+    for turn in &dialogue.turns {
+        for piece in pieces(&turn.client, sent, split) {
+            driver.feed(piece);
+        }
+        sent += turn.client.len();
+        if let Some(word) = turn.driver {
+            driver.say_goodbye(match word {
+                DriverWord::TimedOut => Goodbye::TimedOut,
+                DriverWord::Stopping => Goodbye::Stopping,
+                DriverWord::TooManyConnections => Goodbye::TooManyConnections,
+            });
+        }
+        turns.push(driver.take());
+    }
+    turns
+}
+
+/// The pieces of a turn whose first byte is byte `start` of the dialogue.
+fn pieces(client: &[u8], start: usize, split: Split) -> Vec<&[u8]> {
+    match split {
+        Split::Whole => vec![client],
+        Split::At(at) => {
+            let (before, after) = client.split_at(at.saturating_sub(start).min(client.len()));
+            vec![before, after]
+        }
+        Split::Bytes => client.chunks(1).collect(),
+    }
+}
+
+fn rules(settings: &Settings) -> Rules {
+    Rules {
+        hostname: HOSTNAME,
+        may_relay: settings.may_relay,
+        max_message_bytes: settings.max_message_bytes,
+        max_recipients: settings.max_recipients,
+        verdict: match settings.store {
+            Store::Ok => driver::accepting(),
+            Store::Full => Verdict::NoRoom,
+            Store::Broken => Verdict::Failed,
+        },
+    }
+}
+
+/// Compares what happened with what the dialogue says.
+pub fn compare(dialogue: &Dialogue, happened: &[Vec<Happening>]) -> Result<(), String> {
+    for (at, (turn, happened)) in dialogue.turns.iter().zip(happened).enumerate() {
+        compare_turn(turn, happened).map_err(|why| format!("turn {at}: {why}"))?;
+    }
+    Ok(())
+}
+
+fn compare_turn(turn: &Turn, happened: &[Happening]) -> Result<(), String> {
+    let mut replies = Vec::new();
+    let mut accepted = Vec::new();
+    let mut closed = false;
+    for happening in happened {
+        match happening {
+            Happening::Replies(bytes) => replies.extend_from_slice(bytes),
+            Happening::Message(message, true) => accepted.push(message),
+            Happening::Closed => closed = true,
+            Happening::Message(_, false) | Happening::BodyStarts | Happening::BodyRefused => {}
+        }
+    }
+    check::replies(&turn.replies, &replies)?;
+    // A driver that says goodbye closes of itself.
+    if turn.driver.is_none() && closed != (turn.ends == Some(End::Close)) {
+        return Err(format!("the session says close: {closed}"));
+    }
+    if accepted.len() != turn.messages.len() {
+        return Err(format!("{} messages instead of {}", accepted.len(), turn.messages.len()));
+    }
+    for (expected, message) in turn.messages.iter().zip(accepted) {
+        check::message(expected, &seen(message))?;
+    }
+    Ok(())
+}
+
+fn seen(message: &Message) -> Seen<'_> {
+    Seen {
+        sender: message.envelope.reverse_path.as_ref().map_or("", |address| address.as_str()),
+        recipients: message.envelope.recipients.iter().map(|r| r.address.to_string()).collect(),
+        kind: Some(match message.envelope.body_kind {
+            BodyKind::SevenBit => "7BIT",
+            BodyKind::EightBit => "8BITMIME",
+            BodyKind::Binary => "BINARYMIME",
+        }),
+        body: &message.body,
+    }
+}

@@ -1,0 +1,319 @@
+//! Mail from and to programs that share no code with this one: Postfix's smtp-source and smtp-sink, swaks,
+//! msmtp, Python's smtplib, nodemailer.
+//!
+//! A test whose program is not installed says so and passes; `scripts/foreign.sh` has the line that
+//! installs them all, and runs the same programs with more mail.
+mod common;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Arrived, Peer, Server};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn spool() -> tempfile::TempDir {
+    // Not /tmp, which may be a tmpfs that the server refuses for durable mail.
+    tempfile::Builder::new().prefix("foreign-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
+}
+
+/// The program, or `None` with a word about the test that is skipped.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        println!("skipped: {name} is not installed (scripts/foreign.sh says how)");
+    }
+    found
+}
+
+/// Runs a client to its end, with `input` on its standard input.
+fn run_client(command: &mut Command, input: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the client starts");
+    let written = child.stdin.take().expect("piped").write_all(input.as_bytes());
+    let output = child.wait_with_output().expect("waited");
+    written.expect("the client reads its input");
+    output
+}
+
+fn assert_good(output: &Output) {
+    assert!(
+        output.status.success(),
+        "{}\n{}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// The lines of a message behind its header.
+fn body(message: &Arrived) -> &str {
+    message.data.split_once("\n\n").expect("an empty line ends the header").1
+}
+
+/// Postfix's smtp-sink on a free port.
+struct SmtpSink {
+    child: Child,
+    addr: SocketAddr,
+    dumps: tempfile::TempDir,
+}
+
+impl SmtpSink {
+    /// Ends by itself after `messages`. Each is dumped to a file of its own.
+    fn start(path: &Path, messages: usize, flags: &[&str]) -> SmtpSink {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+        SmtpSink::start_at(path, free, messages, flags)
+    }
+
+    fn start_at(path: &Path, addr: SocketAddr, messages: usize, flags: &[&str]) -> SmtpSink {
+        let dumps = tempfile::tempdir().expect("a directory");
+        std::fs::set_permissions(dumps.path(), PermissionsExt::from_mode(0o777)).expect("ours");
+        let mut command = Command::new(path);
+        if rustix::process::geteuid().is_root() {
+            command.args(["-u", "nobody"]);
+        }
+        let child = command
+            .args(flags)
+            .args(["-M", &messages.to_string(), "-d"])
+            .arg(dumps.path().join("m"))
+            .args([&addr.to_string(), "256"])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("smtp-sink starts");
+        let start = Instant::now();
+        while TcpStream::connect(addr).is_err() {
+            assert!(start.elapsed() < LIMIT, "smtp-sink does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        SmtpSink { child, addr, dumps }
+    }
+
+    fn route(&self) -> String {
+        format!("*={}", self.addr)
+    }
+
+    /// Waits for the last message; gives all of them as they were dumped.
+    fn finish(mut self) -> Vec<String> {
+        let start = Instant::now();
+        while self.child.try_wait().expect("waited").is_none() {
+            assert!(start.elapsed() < LIMIT, "{} messages arrived", self.dumped().len());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.dumped()
+    }
+
+    fn dumped(&self) -> Vec<String> {
+        let files = std::fs::read_dir(self.dumps.path()).expect("ours");
+        files.map(|f| std::fs::read_to_string(f.expect("ours").path()).expect("text")).collect()
+    }
+}
+
+impl Drop for SmtpSink {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn smtp_source(path: &Path, to: SocketAddr, flags: &[&str]) -> Output {
+    let command = &mut Command::new(path);
+    run_client(command.args(flags).args(["-f", "a@sender.test", "-t", "b@one.test"]).arg(to.to_string()), "")
+}
+
+#[test]
+fn from_smtp_source_to_smtp_sink() {
+    let (Some(source), Some(sink)) = (program("smtp-source"), program("smtp-sink")) else { return };
+    // A sink that cannot do a thing must get its mail all the same.
+    for (messages, flags) in [(400, &[][..]), (50, &["-p"]), (50, &["-e"]), (50, &["-8", "-E", "-N"])] {
+        let (dir, sink) = (spool(), SmtpSink::start(&sink, messages, flags));
+        let server = Server::start(dir.path(), &["--route", &sink.route()]);
+        let count = messages.to_string();
+        // -d: many messages over each connection, then one connection each.
+        assert_good(&smtp_source(&source, server.addr, &["-d", "-s", "10", "-m", &count, "-l", "4096"]));
+        let arrived = sink.finish();
+        assert_eq!(arrived.len(), messages, "{flags:?}");
+        for message in arrived {
+            assert!(message.contains("X-Mail-Args: <a@sender.test>"), "{message}");
+            assert!(message.contains("X-Rcpt-Args: <b@one.test>"), "{message}");
+            assert!(message.contains("by mta.test with "), "{message}");
+        }
+        assert!(server.stop().success());
+    }
+}
+
+#[test]
+fn from_smtp_source_over_a_connection_each_with_many_recipients() {
+    let (Some(source), Some(sink)) = (program("smtp-source"), program("smtp-sink")) else { return };
+    let (dir, sink) = (spool(), SmtpSink::start(&sink, 100, &[]));
+    let server = Server::start(dir.path(), &["--route", &sink.route()]);
+    assert_good(&smtp_source(&source, server.addr, &["-s", "20", "-m", "100", "-l", "70000", "-r", "5"]));
+    for message in sink.finish() {
+        assert_eq!(message.matches("X-Rcpt-Args: <").count(), 5, "{message}");
+        // The dump has LF for CRLF.
+        assert!(message.len() > 69_000, "{}", message.len());
+    }
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_sink_that_hangs_up_or_refuses_for_a_while_gets_everything() {
+    let (Some(source), Some(sink)) = (program("smtp-source"), program("smtp-sink")) else { return };
+    // A sink that hangs up, answers 421 or 450; then, at the same port, a willing one.
+    for unwilling in [["-q", "MAIL"], ["-Q", "DATA"], ["-r", "RCPT"], ["-r", "."]] {
+        let (dir, bad) = (spool(), SmtpSink::start(&sink, 40, &unwilling));
+        let server = Server::start(dir.path(), &["--route", &bad.route(), "--retry-schedule", "1s"]);
+        assert_good(&smtp_source(&source, server.addr, &["-d", "-s", "4", "-m", "40", "-l", "1000"]));
+        let addr = bad.addr;
+        drop(bad);
+        let good = SmtpSink::start_at(&sink, addr, 40, &[]);
+        assert_eq!(good.finish().len(), 40, "{unwilling:?}");
+        assert!(server.stop().success());
+    }
+}
+
+#[test]
+fn from_swaks() {
+    let Some(swaks) = program("swaks") else { return };
+    let (dir, peer) = (spool(), Peer::willing());
+    let server = Server::start(dir.path(), &["--route", &peer.route()]);
+    for extra in [&[][..], &["--pipeline"], &["--protocol", "SMTP"]] {
+        let output = run_client(
+            Command::new(&swaks)
+                .args(["--server", &server.addr.to_string(), "--helo", "client.test"])
+                .args(["--from", "a@sender.test", "--to", "b@one.test,c@one.test"])
+                .args(["--header", "Subject: from swaks", "--body", ".dotted\\n..twice\\nlast"])
+                .args(extra),
+            "",
+        );
+        assert_good(&output);
+        let arrived = peer.wait_for(1, LIMIT);
+        assert_eq!(arrived[0].to, ["b@one.test", "c@one.test"], "{extra:?}");
+        assert!(arrived[0].data.contains("Subject: from swaks\n"));
+        assert_eq!(body(&arrived[0]).trim_end(), ".dotted\n..twice\nlast");
+        peer.arrived.lock().expect("not poisoned").clear();
+    }
+    // A refusal at RCPT is an error of its own in swaks: 24.
+    let no_relay = run_client(
+        Command::new(&swaks).args([
+            "--server",
+            &server.addr.to_string(),
+            "--from",
+            "a@sender.test",
+            "--to",
+            "no domain@",
+        ]),
+        "",
+    );
+    assert_eq!(no_relay.status.code(), Some(24), "{}", String::from_utf8_lossy(&no_relay.stdout));
+    assert!(server.stop().success());
+}
+
+const SMTPLIB: &str = r#"
+import smtplib, sys
+host, port = sys.argv[1].split(":")
+client = smtplib.SMTP(host, int(port), local_hostname="client.test", timeout=30)
+client.ehlo()
+assert client.has_extn("size") and client.has_extn("pipelining") and client.has_extn("8bitmime")
+assert client.noop()[0] == 250 and client.rset()[0] == 250 and client.verify("b@one.test")[0] == 252
+text = "From: a@sender.test\r\nSubject: from smtplib\r\n\r\n"
+for n in range(20):
+    refused = client.sendmail("a@sender.test", ["b@one.test", "c@two.test"],
+                              text + f"number {n}\r\n.\r\n..\r\n.dot\r\nlast")
+    assert refused == {}, refused
+client.sendmail("a@sender.test", "b@one.test", (text + "gr\u00fc\u00dfe\r\n").encode(),
+                mail_options=["BODY=8BITMIME"])
+try:
+    client.sendmail("a@sender.test", ["b@one.test"], text + "x" * 70 + ("\r\n" + "x" * 70) * 20000)
+    raise SystemExit("too large a message was taken")
+except smtplib.SMTPSenderRefused as error:
+    assert error.smtp_code == 552, error
+refused = client.sendmail("a@sender.test", ["b@one.test", "<broken"], text + "one of two\r\n")
+assert list(refused) == ["<broken"], refused
+client.sendmail("", ["b@one.test"], text + "nobody's\r\n")
+assert client.quit()[0] == 221
+"#;
+
+#[test]
+fn from_smtplib() {
+    let Some(python) = program("python3") else { return };
+    let (dir, peer) = (spool(), Peer::willing());
+    let server = Server::start(dir.path(), &["--route", &peer.route(), "--max-message-size", "1MiB"]);
+    let to = server.addr.to_string();
+    assert_good(&run_client(Command::new(python).args(["-c", SMTPLIB, &to]), ""));
+    // 20 for two destinations each, then four.
+    let arrived = peer.wait_for(43, LIMIT);
+    for n in 0..20 {
+        let text = format!("number {n}\n.\n..\n.dot\nlast\n");
+        let of_it: Vec<_> = arrived.iter().filter(|m| body(m) == text).collect();
+        assert_eq!(of_it.len(), 2, "{n}");
+    }
+    assert_eq!(arrived.iter().filter(|m| body(m) == "grüße\n").count(), 1);
+    assert_eq!(arrived.iter().filter(|m| body(m) == "one of two\n").count(), 1);
+    assert_eq!(arrived.iter().filter(|m| m.from.is_empty()).count(), 1);
+    assert_eq!(arrived.len(), 43);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn from_msmtp() {
+    let Some(msmtp) = program("msmtp") else { return };
+    let (dir, peer) = (spool(), Peer::willing());
+    let server = Server::start(dir.path(), &["--route", &peer.route()]);
+    let output = run_client(
+        Command::new(msmtp).args(["--host=127.0.0.1", &format!("--port={}", server.addr.port())]).args([
+            "--tls=off",
+            "--auth=off",
+            "--from=a@sender.test",
+            "b@one.test",
+            "c@one.test",
+        ]),
+        "From: a@sender.test\nSubject: from msmtp\n\n.dotted\nlast\n",
+    );
+    assert_good(&output);
+    let arrived = peer.wait_for(1, LIMIT);
+    assert_eq!(arrived[0].to, ["b@one.test", "c@one.test"]);
+    assert_eq!(body(&arrived[0]), ".dotted\nlast\n");
+    assert!(server.stop().success());
+}
+
+const NODEMAILER: &str = r#"
+const [host, port] = process.argv[1].split(":");
+const transport = require("nodemailer").createTransport({ host, port, secure: false, pool: true, maxConnections: 3 });
+const send = n => transport.sendMail({
+  from: "a@sender.test", to: "b@one.test, c@one.test", subject: "from nodemailer", text: `number ${n}\n.dot\n`,
+  attachments: [{ filename: "zeros", content: Buffer.alloc(50000) }],
+});
+Promise.all([...Array(30).keys()].map(send)).then(() => transport.close(), e => { console.error(e); process.exit(1); });
+"#;
+
+#[test]
+fn from_nodemailer() {
+    let Some(node) = program("node") else { return };
+    let installed = Command::new(&node).args(["-e", "require('nodemailer')"]).stderr(Stdio::null()).status();
+    if !installed.is_ok_and(|status| status.success()) {
+        println!("skipped: nodemailer is not installed (scripts/foreign.sh says how)");
+        return;
+    }
+    let (dir, peer) = (spool(), Peer::willing());
+    let server = Server::start(dir.path(), &["--route", &peer.route()]);
+    let to = server.addr.to_string();
+    assert_good(&run_client(Command::new(node).args(["-e", NODEMAILER, &to]), ""));
+    let arrived = peer.wait_for(30, LIMIT);
+    for n in 0..30 {
+        let text = format!("number {n}\n.dot\n");
+        assert_eq!(arrived.iter().filter(|m| m.data.contains(&text)).count(), 1, "{n}");
+    }
+    assert!(server.stop().success());
+}
