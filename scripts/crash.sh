@@ -35,6 +35,8 @@ trap cleanup EXIT
 
 # start_server FLAGS...: starts it on a free port and waits for `ready`; sets $server and $port.
 start_server() {
+  # The shell opens it for the server in its own time: the last one's `ready` must be gone before.
+  : >"$work/server.log"
   "$binary" serve --listen 127.0.0.1:0 --hostname mta.test --spool "$work/spool" --route "*=$to" \
     --retry-schedule 1s --segment-size 8MiB "$@" 2>"$work/server.log" &
   server=$!

@@ -92,6 +92,8 @@ pub struct HomeConfig {
     /// How segments are opened for writing.
     pub open: OpenFile,
     pub cache_bytes: usize,
+    /// Body bytes read back at a time; one message may exceed it.
+    pub load_bytes: u64,
 }
 
 /// Outcomes that wait for the log.
@@ -284,6 +286,8 @@ impl Home {
         ring::spawn(async move {
             let (result, buffer) = target.write_at(buffer.0, bytes as usize, offset.into()).await;
             home.writes_in_flight.set(home.writes_in_flight.get() - 1);
+            // A spool that was deleted under the server takes every write, and keeps none.
+            let result = result.and_then(|()| target.must_have_name());
             let took = home.clock.tick().since(started);
             let _ = home.counters.commit_us.borrow_mut().record(took.as_micros().max(1) as u64);
             if let Err(error) = &result {
@@ -353,7 +357,8 @@ impl Home {
         let mut buffer = AlignedBuf::zeroed(header.len());
         buffer[..header.len()].copy_from_slice(header);
         let bytes = buffer.len();
-        target.write_at(buffer, bytes, 0).await.0
+        target.write_at(buffer, bytes, 0).await.0?;
+        target.must_have_name()
     }
 
     fn prepared(self: &Rc<Self>, file: FileIndex, generation: Generation, ok: bool) {
@@ -491,6 +496,11 @@ impl Home {
         self.cache.borrow().get(slot)
     }
 
+    /// See [`Cache::limit`].
+    pub fn limit_cache(&self, bytes: usize) {
+        self.cache.borrow_mut().limit(bytes);
+    }
+
     pub fn cached_bytes(&self) -> u64 {
         self.cache.borrow().bytes() as u64
     }
@@ -523,7 +533,7 @@ impl Home {
     async fn read(self: &Rc<Self>, slot: Slot) -> Result<StoredMessage, ReadError> {
         let plan = self.log.borrow_mut().pin(slot).ok_or(ReadError::Gone)?;
         let bytes: u64 = plan.extents.iter().map(|e| u64::from(e.bytes)).sum();
-        while self.loading_bytes.get() > 0 && self.loading_bytes.get() + bytes > limits::BODY_LOAD_BYTES {
+        while self.loading_bytes.get() > 0 && self.loading_bytes.get() + bytes > self.config.load_bytes {
             ring::sleep(limits::BODY_LOAD_WAIT).await;
         }
         self.loading_bytes.set(self.loading_bytes.get() + bytes);
