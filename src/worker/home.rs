@@ -133,6 +133,8 @@ pub struct Home {
     counters: Rc<Counters>,
     clock: Clock,
     writes_in_flight: Cell<usize>,
+    /// The last attempt to prepare a segment failed.
+    cannot_prepare: Cell<bool>,
 }
 
 impl Home {
@@ -155,6 +157,7 @@ impl Home {
             counters,
             clock,
             writes_in_flight: Cell::new(0),
+            cannot_prepare: Cell::new(false),
         })
     }
 
@@ -252,9 +255,7 @@ impl Home {
                     let home = self.clone();
                     ring::spawn(async move {
                         let ok = home.prepare(file, new, &header).await;
-                        if let Err(error) = &ok {
-                            tracing::warn!(file = file.0, %error, "a segment could not be prepared");
-                        }
+                        home.say_prepared(file, ok.as_ref().err());
                         home.prepared(file, generation, ok.is_ok());
                     });
                 }
@@ -336,6 +337,20 @@ impl Home {
             for waker in fate.waiters.take() {
                 waker.wake();
             }
+        }
+    }
+
+    /// Said when it begins and when it ends: a full disk is tried every second.
+    fn say_prepared(&self, file: FileIndex, error: Option<&std::io::Error>) {
+        if self.cannot_prepare.replace(error.is_some()) == error.is_some() {
+            return;
+        }
+        match error {
+            Some(error) => tracing::error!(
+                file = file.0, %error, dir = %self.config.dir.display(),
+                "no spool segment can be prepared: when those at hand are used up, new mail is refused"
+            ),
+            None => tracing::info!(dir = %self.config.dir.display(), "spool segments can be prepared again"),
         }
     }
 
