@@ -103,6 +103,9 @@ class Server:
 
     name = ""
     durability = ""
+    # What the source does otherwise for this server, and why.
+    load_options = []
+    note = ""
 
     def __init__(self, options):
         self.options = options
@@ -134,7 +137,8 @@ class Ringpost(Server):
             durability, "memory only")
 
     def version(self):
-        return subprocess.run([self.options.ringpost, "--version"], capture_output=True, text=True).stdout.strip()
+        return subprocess.run([self.options.ringpost, "--version"], capture_output=True,
+                              text=True).stdout.strip().removeprefix("ringpost ")
 
     def start(self, directory, port, sink):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RINGPOST_")}
@@ -234,6 +238,8 @@ showq unix n - n - - showq""".splitlines():
 class Haraka(Server):
     name = "Haraka"
     durability = "written to a queue file before 250, never synced"
+    load_options = ["--no-pipelining"]
+    note = "sent to without pipelining: it refuses commands in one packet with the end of a message"
 
     def version(self):
         package = os.path.join(os.path.dirname(os.path.realpath(self.options.haraka)), "..", "package.json")
@@ -254,7 +260,9 @@ class Haraka(Server):
             "config/host_list": "",
             "config/loglevel": "error\n",
             "config/log.ini": "[main]\nlevel=error\n",
-            "config/connection.ini": "[main]\nstrict_rfc1869=false\n[max]\nline_length=4096\nbytes=0\n",
+            "config/connection.ini": "[main]\n[haproxy]\nhosts[]=\n[headers]\nmax_lines=1000\nmax_received=100\n"
+                                     "[max]\nbytes=0\nmime_parts=1000\nline_length=4096\ndata_line_length=4096\n"
+                                     "[message]\nhelo=ready\nclose=bye\n[uuid]\nbanner_chars=6\ndeny_chars=0\n",
             "config/outbound.ini": f"concurrency_max={self.options.connections}\nlocal_mx_ok=true\n"
                                    "enable_tls=false\npool_concurrency_max=0\n",
             "plugins/accept_all.js": "exports.hook_connect = function (next, connection) "
@@ -319,15 +327,16 @@ def measure(server, options):
         cpu_before, begun = family.cpu_sec(), time.monotonic()
         command = [options.ringpost, "load", "--to", f"127.0.0.1:{port}", "--messages", str(options.messages),
                    "--connections", str(options.connections), "--size", options.size, "--recipients-per-message",
-                   str(options.recipients), "--seed", "1", "--json"]
+                   str(options.recipients), "--seed", "1", "--json",
+                   *server.load_options]
         load = subprocess.run(command, capture_output=True, text=True)
         if not load.stdout:
             raise RuntimeError(f"the source failed: {load.stderr}")
         source = json.loads(load.stdout)
         report = json.loads(sink.communicate()[0])
         seconds = time.monotonic() - begun
-        if report["unique"] < source["accepted_recipients"]:
-            # The sink has waited for mail that did not come.
+        if report["unique"] < options.messages * options.recipients:
+            # The sink has waited for mail that was refused or did not come.
             seconds -= DELIVERY_PATIENCE_SEC
         cpu = family.cpu_sec() - cpu_before
         done.set()
@@ -340,6 +349,8 @@ def measure(server, options):
             "peak_pss_mib": family.peak / (1 << 20),
             "data_p99_ms": source["latency"]["data"]["p99_us"] / 1000,
             "accepted": source["accepted"],
+            "errors": source["errors"],
+            "error_samples": source["error_samples"],
             "rejected": source["rejected"] + source["unknown"] + source["unsent"],
             "missing": source["accepted_recipients"] - report["unique"],
             "duplicates": report["duplicates"],
@@ -408,6 +419,7 @@ def markdown(result):
             text = form.format(statistics.median(values))
             cells.append(f"{text} ({form.format(min(values))} to {form.format(max(values))})")
         lines.append(f"| {server['name']} {server['version']} | " + " | ".join(cells) + f" | {server['durability']} |")
+    lines += [""] + [f"{server['name']} was {server['note']}." for server in result["servers"] if server["note"]]
     base = result["servers"][0]
     if len(result["servers"]) > 1:
         lines += ["", f"Ratios to {base['name']} (lowest to highest of a round):", ""]
@@ -425,6 +437,8 @@ def markdown(result):
             count = sum(run[key] for run in server["runs"])
             if count:
                 faults.append(f"- {server['name']}: {count} {key}")
+        samples = {kind: text for run in server["runs"] for kind, text in run["error_samples"].items()}
+        faults += [f"- {server['name']} said {kind}: {text}" for kind, text in sorted(samples.items())]
     lines += ["", "Every accepted message arrived exactly once and unchanged." if not faults else "Faults:"] + faults
     return "\n".join(lines) + "\n"
 
@@ -491,7 +505,7 @@ def main():
         "connections": options.connections, "rounds": options.rounds, "processors": os.cpu_count(),
         "filesystem": filesystem(options.dir), "kernel": os.uname().release,
         "servers": [{
-            "name": server.name, "version": server.version(), "durability": server.durability,
+            "name": server.name, "version": server.version(), "durability": server.durability, "note": server.note,
             "runs": runs[server.name],
             "ratios": {key: ratio(runs[server.name], base, key) for key, _, _ in FIGURES},
         } for server in chosen],

@@ -15,9 +15,15 @@ const STYLE: &str = include_str!("html/style.css");
 pub fn page(report: &LoadReport) -> String {
     let mut body = String::new();
     header(report, &mut body);
-    let at: Vec<f64> = report.timeline.iter().map(|point| point.at_sec + point.seconds / 2.0).collect();
+    // The rest of an interval at the end holds too few messages to compare with the others.
+    let mut points = &report.timeline[..];
+    if let [first, .., last] = points
+        && last.seconds < first.seconds / 2.0
+    {
+        points = &points[..points.len() - 1];
+    }
     let per_point = |value: &dyn Fn(&crate::timeline::Point) -> f64| -> Vec<(f64, f64)> {
-        at.iter().copied().zip(report.timeline.iter().map(value)).collect()
+        points.iter().map(|point| (point.at_sec + point.seconds / 2.0, value(point))).collect()
     };
     let rate = per_point(&|point| point.accepted as f64 / point.seconds.max(1e-6));
     body += &Plot::new("Accepted messages per second").with(Series::area("messages/s", 1, rate)).draw();

@@ -181,10 +181,11 @@ impl LoadReport {
         let mut doubts = Vec::new();
         if self.rate_held == Some(false) {
             doubts.push(format!(
-                "the rate could not be held: {:.1} % of the messages were begun more than {} ms late, since no \
-                 connection was free (latencies count from the intended time)",
+                "the rate could not be held: {:.1} % of the messages were begun more than {} ms late: no connection \
+                 was free, or the source had no processor ({:.1} % of the time); latencies count from the intended time",
                 percent(self.late_share),
-                limits::LATE.as_millis()
+                limits::LATE.as_millis(),
+                percent(self.starved_share)
             ));
         }
         if self.busy_share > limits::BUSY_SHARE {
