@@ -35,10 +35,12 @@ trap cleanup EXIT
 
 # start_server FLAGS...: starts it on a free port and waits for `ready`; sets $server and $port.
 start_server() {
+  # The shell opens it for the server in its own time: the last one's `ready` must be gone before.
+  : >"$work/server.log"
   "$binary" serve --listen 127.0.0.1:0 --hostname mta.test --spool "$work/spool" --route "*=$to" \
     --retry-schedule 1s --segment-size 8MiB "$@" 2>"$work/server.log" &
   server=$!
-  for _ in $(seq 1200); do
+  for _ in $(seq 6000); do
     grep -q '^ready$' "$work/server.log" && break
     kill -0 $server 2>/dev/null || { cat "$work/server.log"; exit 1; }
     sleep 0.05

@@ -64,9 +64,11 @@ PY
 start_server() {
   local log=$1
   shift
+  # The shell opens it for the server in its own time: the last one's `ready` must be gone before.
+  : >"$log"
   "$binary" serve --listen 127.0.0.1:0 --hostname mta.test --spool "$upper/spool" "$@" 2>"$log" &
   server=$!
-  for _ in $(seq 600); do
+  for _ in $(seq 3000); do
     grep -q '^ready$' "$log" && break
     kill -0 $server 2>/dev/null || { cat "$log"; exit 1; }
     sleep 0.1

@@ -201,7 +201,7 @@ pub const SPOOL_RETRY_WAIT: Duration = Duration::from_secs(1);
 pub const ZOMBIE_WAIT: Duration = Duration::from_secs(60);
 /// Body bytes being read back for delivery by one log at a time; more reads wait.
 pub const BODY_LOAD_BYTES: u64 = 256 * 1024 * 1024;
-/// Wait before a read that found [`BODY_LOAD_BYTES`] used up looks again.
+/// Wait before a read that found its bound used up looks again.
 pub const BODY_LOAD_WAIT: Duration = Duration::from_millis(10);
 
 // ── Threads, queues, memory ──────────────────────────────────────────────────────────────────────
@@ -259,6 +259,11 @@ pub const DSN_HEADER_BYTES: usize = 16 * 1024;
 pub const DSN_RECIPIENTS: usize = 100;
 /// Receive buffer of a session that talks commands.
 pub const SESSION_BUFFER_BYTES: usize = 8 * 1024;
+/// Part of `--memory-limit` in use from which bodies kept in memory are given back.
+pub const MEMORY_TIGHT_PERCENT: u64 = 85;
+/// How often a worker looks at the memory in use: between two looks a disk or network of 1 GB/s brings
+/// a few hundred megabytes at most.
+pub const MEMORY_CHECK_WAIT: Duration = Duration::from_millis(250);
 /// Bytes of bodies a worker keeps in memory after commit, for delivery without reading the disk.
 pub const BODY_CACHE_BYTES: usize = 256 * 1024 * 1024;
 /// Queued recipients in one shard (index width of the scheduler's tables).

@@ -177,7 +177,8 @@ impl ProcessView {
     }
 }
 
-fn resident_bytes() -> Option<u64> {
+/// Resident memory of this process.
+pub fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)

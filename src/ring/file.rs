@@ -194,6 +194,14 @@ impl DirectFile {
         result.map(drop)
     }
 
+    /// An error (`NotFound`) if the file has no name any more: nobody will find what is written to it.
+    pub fn must_have_name(&self) -> io::Result<()> {
+        match rustix::fs::fstat(&self.0.fd)?.st_nlink {
+            0 => Err(io::Error::new(io::ErrorKind::NotFound, "the file was deleted")),
+            _ => Ok(()),
+        }
+    }
+
     /// The file's length.
     pub fn bytes(&self) -> io::Result<u64> {
         Ok(rustix::fs::fstat(&self.0.fd)?.st_size as u64)

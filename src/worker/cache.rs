@@ -34,6 +34,21 @@ impl Cache {
         self.held.get(&slot).cloned()
     }
 
+    /// From now on at most this many bytes are held; the oldest beyond them go at once.
+    pub fn limit(&mut self, max_bytes: usize) {
+        self.max_bytes = max_bytes;
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        while self.bytes > self.max_bytes {
+            let Some((slot, id)) = self.order.pop_front() else { break };
+            if self.held.get(&slot).is_some_and(|m| m.id == id) {
+                self.remove(slot);
+            }
+        }
+    }
+
     pub fn insert(&mut self, slot: Slot, message: Rc<Message>) {
         let cost = cost(&message);
         if cost > self.max_bytes / 8 {
@@ -43,12 +58,7 @@ impl Cache {
         self.bytes += cost;
         self.order.push_back((slot, message.id));
         self.held.insert(slot, message);
-        while self.bytes > self.max_bytes {
-            let Some((slot, id)) = self.order.pop_front() else { break };
-            if self.held.get(&slot).is_some_and(|m| m.id == id) {
-                self.remove(slot);
-            }
-        }
+        self.evict();
         self.tidy();
     }
 
@@ -96,6 +106,17 @@ mod tests {
             cache.insert(n, message(n.into(), 1000));
             assert!(cache.bytes() <= 20 * 1512);
         }
+        cache.limit(5 * 1512);
+        assert!(cache.get(95).is_some() && cache.get(94).is_none());
+        cache.insert(100, message(100, 10));
+        assert!(cache.bytes() <= 5 * 1512);
+        cache.limit(0);
+        cache.insert(101, message(101, 10));
+        assert_eq!((cache.bytes(), cache.get(101).is_none()), (0, true));
+        cache.limit(20 * 1512);
+        cache.insert(79, message(79, 1000));
+        cache.insert(99, message(99, 1000));
+        cache.remove(79);
         assert!(cache.get(99).is_some());
         assert!(cache.get(79).is_none());
     }

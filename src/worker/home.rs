@@ -55,7 +55,7 @@ pub struct Message {
     _loaded: Option<Loaded>,
 }
 
-/// A share of [`limits::BODY_LOAD_BYTES`], given back when dropped.
+/// A share of [`HomeConfig::load_bytes`], given back when dropped.
 struct Loaded {
     bytes: u64,
     total: Rc<Cell<u64>>,
@@ -122,6 +122,8 @@ pub struct HomeConfig {
     /// How segments are opened for writing.
     pub open: OpenFile,
     pub cache_bytes: usize,
+    /// Body bytes read back at a time; one message may exceed it.
+    pub load_bytes: u64,
 }
 
 /// Outcomes that wait for the log.
@@ -163,6 +165,8 @@ pub struct Home {
     counters: Rc<Counters>,
     clock: Clock,
     writes_in_flight: Cell<usize>,
+    /// The last attempt to prepare a segment failed.
+    cannot_prepare: Cell<bool>,
 }
 
 impl Home {
@@ -186,6 +190,7 @@ impl Home {
             counters,
             clock,
             writes_in_flight: Cell::new(0),
+            cannot_prepare: Cell::new(false),
         })
     }
 
@@ -283,9 +288,7 @@ impl Home {
                     let home = self.clone();
                     ring::spawn(async move {
                         let ok = home.prepare(file, new, &header).await;
-                        if let Err(error) = &ok {
-                            tracing::warn!(file = file.0, %error, "a segment could not be prepared");
-                        }
+                        home.say_prepared(file, ok.as_ref().err());
                         home.prepared(file, generation, ok.is_ok());
                     });
                 }
@@ -317,6 +320,8 @@ impl Home {
         ring::spawn(async move {
             let (result, buffer) = target.write_at(buffer.0, bytes as usize, offset.into()).await;
             home.writes_in_flight.set(home.writes_in_flight.get() - 1);
+            // A spool that was deleted under the server takes every write, and keeps none.
+            let result = result.and_then(|()| target.must_have_name());
             let took = home.clock.tick().since(started);
             let _ = home.counters.commit_us.borrow_mut().record(took.as_micros().max(1) as u64);
             if let Err(error) = &result {
@@ -368,6 +373,20 @@ impl Home {
         }
     }
 
+    /// Said when it begins and when it ends: a full disk is tried every second.
+    fn say_prepared(&self, file: FileIndex, error: Option<&std::io::Error>) {
+        if self.cannot_prepare.replace(error.is_some()) == error.is_some() {
+            return;
+        }
+        match error {
+            Some(error) => tracing::error!(
+                file = file.0, %error, dir = %self.config.dir.display(),
+                "no spool segment can be prepared: when those at hand are used up, new mail is refused"
+            ),
+            None => tracing::info!(dir = %self.config.dir.display(), "spool segments can be prepared again"),
+        }
+    }
+
     async fn prepare(&self, file: FileIndex, new: bool, header: &[u8]) -> std::io::Result<()> {
         let path = segment_path(&self.config.dir, file);
         if new {
@@ -396,7 +415,8 @@ impl Home {
         let mut buffer = AlignedBuf::zeroed(header.len());
         buffer[..header.len()].copy_from_slice(header);
         let bytes = buffer.len();
-        target.write_at(buffer, bytes, 0).await.0
+        target.write_at(buffer, bytes, 0).await.0?;
+        target.must_have_name()
     }
 
     fn prepared(self: &Rc<Self>, file: FileIndex, generation: Generation, ok: bool) {
@@ -544,6 +564,11 @@ impl Home {
         self.cache.borrow().get(slot).filter(|m| m.id == id).or_else(|| loaded().filter(|m| m.id == id))
     }
 
+    /// See [`Cache::limit`].
+    pub fn limit_cache(&self, bytes: usize) {
+        self.cache.borrow_mut().limit(bytes);
+    }
+
     pub fn cached_bytes(&self) -> u64 {
         self.cache.borrow().bytes() as u64
     }
@@ -556,7 +581,7 @@ impl Home {
             if let Some(message) = self.cached(slot) {
                 return Ok(message);
             }
-            if self.loading_bytes.get() < limits::BODY_LOAD_BYTES {
+            if self.loading_bytes.get() < self.config.load_bytes {
                 break;
             }
             ring::sleep(limits::BODY_LOAD_WAIT).await;

@@ -65,6 +65,7 @@ impl Incoming {
         let id = home.next_id(now);
         let transaction = session.transaction();
         let refused = match home.admits(transaction.declared_bytes) {
+            _ if worker.memory_short.get() => Some(Stored::NoRoom),
             Ok(()) | Err(Refusal::Busy) => None,
             Err(Refusal::NoRoom) => Some(Stored::NoRoom),
             Err(Refusal::Unwritable) => Some(Stored::Failed),

@@ -15,6 +15,7 @@ mod home;
 mod inbound;
 mod incoming;
 mod link;
+mod memory;
 mod outbound;
 mod outcome;
 mod post;
@@ -98,6 +99,8 @@ pub struct Worker {
     /// Raised when a session or an outbound connection has ended.
     session_gone: Signal,
     listeners: RefCell<Vec<Listener>>,
+    /// `--memory-limit` is reached and nothing is left to give back.
+    memory_short: Cell<bool>,
     draining: Cell<bool>,
     drain: Broadcast,
     stop: Signal,
@@ -136,6 +139,11 @@ impl Worker {
 
     /// Queues what recovery found unfinished of a message.
     fn requeue(self: &Rc<Self>, home: &Rc<Home>, slot: Slot, envelope: &Envelope, states: &[RecipientState]) {
+        // A clock that ran ahead when this was written must not hold the mail until it is that late again.
+        let now = self.clock.now();
+        let longest = self.shared.config.retry_schedule.iter().max().copied().unwrap_or_default();
+        let latest = now.saturating_add(longest + longest / 100 * limits::RETRY_JITTER_PERCENT.into());
+        let received_at = envelope.received_at.min(now);
         for (part, (destination, range)) in envelope.destinations().enumerate() {
             let mut pending = 0;
             let mut tried = (0, WallTime::default());
@@ -147,7 +155,8 @@ impl Worker {
             }
             if pending > 0 {
                 let entry = Entry { home: home.config.index, slot, part: part as u16 };
-                self.enqueue_part(destination, entry, pending, tried, envelope.received_at);
+                let tried = (tried.0, tried.1.min(latest));
+                self.enqueue_part(destination, entry, pending, tried, received_at);
             }
         }
     }

@@ -18,7 +18,7 @@ use super::post::{Batch, Post};
 use super::spool_dir::SpoolDir;
 use super::thread::{self, HomeSetup, Setup};
 use super::time::Clock;
-use super::{Shared, user};
+use super::{Shared, memory, user};
 use crate::config::{Config, Durability};
 use crate::control::{self, ControlConfig};
 use crate::events::{self, EventSender};
@@ -208,6 +208,12 @@ impl Started {
     }
 }
 
+/// `RINGPOST_TEST_CHANNEL_DEPTH` is for tests: at 1 every hand-over between workers meets a full channel.
+fn channel_depth() -> usize {
+    let wanted = std::env::var("RINGPOST_TEST_CHANNEL_DEPTH").ok().and_then(|depth| depth.parse().ok());
+    wanted.map_or(limits::MAILBOX_DEPTH, |depth: usize| depth.clamp(1, limits::MAILBOX_DEPTH))
+}
+
 fn start_workers(
     shared: &Arc<Shared>,
     spool: &SpoolDir,
@@ -220,7 +226,7 @@ fn start_workers(
     let config = &shared.config;
     let (tell, recovered) = crossbeam_channel::bounded(config.workers);
     let (senders, mailboxes): (Vec<_>, Vec<_>) =
-        (0..config.workers).map(|_| mailbox::<Batch>(limits::MAILBOX_DEPTH)).unzip();
+        (0..config.workers).map(|_| mailbox::<Batch>(channel_depth())).unzip();
     let cpus = ring::available_cpus();
     let max_segments = match config.spool_limit_bytes {
         0 => u32::MAX,
@@ -238,6 +244,12 @@ fn start_workers(
                 segment_bytes: config.segment_bytes,
                 open,
                 cache_bytes: cache_bytes.min(limits::BODY_CACHE_BYTES),
+                load_bytes: memory::share(
+                    config.memory_limit_bytes,
+                    4 * homes.len() as u64,
+                    1,
+                    limits::BODY_LOAD_BYTES,
+                ),
             },
             log: LogConfig {
                 identity: spool.identity,

@@ -20,8 +20,9 @@ use super::post::{Batch, Outboxes};
 use super::quarantine::Piece;
 use super::spool_dir::{SegmentFiles, segment_path};
 use super::time::Clock;
-use super::{Shared, Worker, inbound};
+use super::{Shared, Worker, inbound, memory};
 use crate::clock::{self, Rng};
+use crate::config::Config;
 use crate::limits;
 use crate::ring::{self, AlignedBuf, BufferPool, FileLock, Listener, Mailbox, MailboxSender, RuntimeConfig};
 use crate::schedule::{Shard, ShardConfig};
@@ -185,16 +186,18 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         sessions: RefCell::default(),
         session_gone: Default::default(),
         listeners: RefCell::default(),
+        memory_short: Cell::new(false),
         draining: Cell::new(false),
         drain: Default::default(),
         stop: Default::default(),
-        fragments: BufferPool::new(limits::FRAGMENT_BUFFERS, limits::FRAGMENT_BUFFER_BYTES, false),
+        fragments: BufferPool::new(fragment_buffers(config), limits::FRAGMENT_BUFFER_BYTES, false),
         sources_used: Cell::new(setup.index),
         rng: RefCell::new(Rng::new(clock::secret_u64())),
     });
     ring::spawn(worker.clone().run_mailbox(mailbox));
     ring::spawn(worker.clone().run_outboxes());
     ring::spawn(worker.clone().run_timer());
+    ring::spawn(worker.clone().run_memory());
     for (home, messages) in waiting {
         ring::spawn(home.clone().run_commits());
         ring::spawn(home.clone().run_retries());
@@ -217,6 +220,12 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
          will be delivered again"
     );
     Ok(())
+}
+
+/// An eighth of the worker's part of the memory.
+fn fragment_buffers(config: &Config) -> usize {
+    let (limit, bytes) = (config.memory_limit_bytes, limits::FRAGMENT_BUFFER_BYTES as u64);
+    memory::share(limit, 8 * bytes * config.workers as u64, 4, limits::FRAGMENT_BUFFERS as u64) as usize
 }
 
 fn build_home(
