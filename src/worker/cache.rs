@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
-use super::home::Message;
+use super::message::Message;
 use crate::mail::id::MessageId;
 use crate::spool::Slot;
 

@@ -12,7 +12,8 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 use tokio::sync::oneshot;
 
-use super::home::{Home, Message};
+use super::home::Home;
+use super::message::Message;
 use super::post::{Batch, Post, ShardEvent};
 use super::{Shared, Worker};
 use crate::clock::WallTime;

@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 
 use super::cache::Cache;
 use super::counters::Counters;
+use super::message::{LoadError, Loaded, Message};
 use super::outbound::Connection;
 use super::quarantine::Piece;
 use super::signal::{Broadcast, Signal};
@@ -20,7 +21,6 @@ use super::spool_dir::segment_path;
 use super::time::Clock;
 use crate::clock::WallTime;
 use crate::limits;
-use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring::{self, AlignedBuf, DirectFile, OpenFile};
@@ -40,70 +40,6 @@ impl Buffer for SpoolBuf {
     fn memory_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }
-}
-
-/// A message in memory: envelope and body (trace headers in front) in the stored form.
-pub struct Message {
-    pub id: MessageId,
-    pub envelope: Envelope,
-    pub body: Vec<u8>,
-    /// Attempts so far, as far as this process knows.
-    pub attempts: Cell<u8>,
-    /// The last answer about each recipient that waits, for an operator who asks and for the bounce.
-    pub last_replies: RefCell<Vec<(u16, Reply)>>,
-    /// What it takes of the memory for bodies read back; none if it never left the memory.
-    _loaded: Option<Loaded>,
-}
-
-/// A share of [`HomeConfig::load_bytes`], given back when dropped.
-struct Loaded {
-    bytes: u64,
-    total: Rc<Cell<u64>>,
-}
-
-impl Loaded {
-    fn new(bytes: u64, total: &Rc<Cell<u64>>) -> Loaded {
-        total.set(total.get() + bytes);
-        Loaded { bytes, total: total.clone() }
-    }
-}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        self.total.set(self.total.get() - self.bytes);
-    }
-}
-
-impl Message {
-    pub fn new(id: MessageId, envelope: Envelope, body: Vec<u8>) -> Rc<Message> {
-        Rc::new(Message {
-            id,
-            envelope,
-            body,
-            attempts: Cell::new(0),
-            last_replies: RefCell::default(),
-            _loaded: None,
-        })
-    }
-
-    /// Keeps what was last said of recipients that are tried again.
-    pub fn remember(&self, replies: &[(u16, Reply)]) {
-        let mut last = self.last_replies.borrow_mut();
-        last.retain(|(known, _)| !replies.iter().any(|(r, _)| r == known));
-        last.extend(replies.iter().cloned());
-    }
-}
-
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error("the message is gone")]
-    Gone,
-    #[error("the message has a field this version does not understand; it is held")]
-    Held,
-    #[error("reading the segment failed: {0}")]
-    Io(std::io::ErrorKind),
-    #[error("the stored message is damaged: {0}")]
-    Damaged(String),
 }
 
 /// How a group ended, and who waits to know.
@@ -602,14 +538,7 @@ impl Home {
         if stored.hold.is_some() {
             return Err(LoadError::Held);
         }
-        let message = Rc::new(Message {
-            id: stored.id,
-            envelope: stored.envelope,
-            body: stored.body,
-            attempts: Cell::new(attempts),
-            last_replies: RefCell::default(),
-            _loaded: Some(held),
-        });
+        let message = Message::read_back(stored, attempts, held);
         let mut loaded = self.loaded.borrow_mut();
         if loaded.len() >= 2 * limits::OUTBOUND_CONNECTIONS_PER_WORKER {
             loaded.retain(|_, message| message.strong_count() > 0);

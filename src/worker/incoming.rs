@@ -11,7 +11,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Worker;
-use super::home::{Home, Message, Watch};
+use super::home::{Home, Watch};
+use super::message::Message;
 use crate::config::Durability;
 use crate::limits;
 use crate::mail::envelope::Envelope;

@@ -16,6 +16,7 @@ mod inbound;
 mod incoming;
 mod link;
 mod memory;
+mod message;
 mod outbound;
 mod outcome;
 mod post;

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use super::Worker;
 use super::dial::{self, DialError, Dialled};
-use super::home::{Home, Message};
+use super::home::Home;
 use super::link::Link;
+use super::message::Message;
 use super::outcome::{self, Peer, Tried};
 use super::post::ShardEvent;
 use super::signal::Signal;
@@ -248,7 +249,7 @@ impl Delivery<'_> {
         self.flying.push_back(Work { key, entry, message, recipients });
     }
 
-    fn unreadable(&self, entry: Entry, error: &super::home::LoadError) {
+    fn unreadable(&self, entry: Entry, error: &super::message::LoadError) {
         self.landed(entry);
         if self.home.log().live().get(entry.slot).is_none_or(|m| m.pending == 0) {
             self.tell(ShardEvent::Finished { conn: self.conn, entry });

@@ -7,7 +7,8 @@
 use std::rc::Rc;
 
 use super::Worker;
-use super::home::{Home, LoadError, Message, Refusals, Watch};
+use super::home::{Home, Refusals, Watch};
+use super::message::{LoadError, Message};
 use super::post::ShardEvent;
 use crate::clock::WallTime;
 use crate::events::Event;
