@@ -22,6 +22,11 @@ pub const PATH_BYTES: usize = 256;
 pub const TEXT_LINE_BYTES: usize = 64 * 1024;
 /// Recipients in one transaction by default. RFC 5321 §4.5.3.1.8 demands at least 100.
 pub const DEFAULT_MAX_RECIPIENTS: usize = 1000;
+/// Bytes of recipients in one transaction, each counted with [`RECIPIENT_OVERHEAD_BYTES`]: an envelope
+/// and the states of its recipients must fit one commit buffer, again and again when copied forward.
+pub const RECIPIENTS_BYTES: usize = 160 * 1024;
+/// What a recipient takes in a record beyond its address.
+pub const RECIPIENT_OVERHEAD_BYTES: usize = 48;
 /// Commands that change nothing (NOOP, RSET, VRFY, HELP, …) in a row before the session is closed:
 /// a client that only talks costs a connection slot.
 pub const IDLE_COMMANDS: u32 = 500;
@@ -50,6 +55,8 @@ pub const GOODBYE_WAIT: Duration = Duration::from_secs(5);
 pub const ACCEPT_RETRY_WAIT: Duration = Duration::from_millis(100);
 /// Reply bytes kept for one session before its next command is read.
 pub const REPLY_BYTES: usize = 64 * 1024;
+/// Wait at start-up for a port that a killed predecessor has not given back yet.
+pub const BIND_WAIT: Duration = Duration::from_secs(5);
 /// Sessions per server by default (`--max-connections`). The descriptor limit lowers it.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 15_000;
 /// Largest `--max-connections` and `--max-connections-per-ip`: more descriptors than a process gets.
@@ -273,6 +280,8 @@ pub const DRAIN_OVERTIME: Duration = Duration::from_secs(10);
 pub const EVENT_BATCH_BYTES: usize = 64 * 1024;
 /// Smallest `--memory-limit` per worker: its commit buffers, a few large bodies and its tables.
 pub const MIN_MEMORY_BYTES_PER_WORKER: u64 = 32 * 1024 * 1024;
+/// Wait for workers that were told to stop at once, before the process leaves without them.
+pub const STOP_WAIT: Duration = Duration::from_secs(5);
 /// Grace of a drain by default (`--shutdown-grace`).
 pub const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// Spread of retry times around the schedule, so that mail deferred together does not return together.
@@ -309,6 +318,7 @@ pub const CONTROL_TOKEN_LEAST: usize = 16;
 pub const CONTROL_TOKEN_BYTES: u64 = 4096;
 
 const _: () = assert!(COPY_BYTES < COMMIT_BUFFER_BYTES / 2);
+const _: () = assert!(RECIPIENTS_BYTES + COPY_BYTES + 4 * BLOCK_BYTES <= COMMIT_BUFFER_BYTES);
 const _: () = assert!(FRAGMENT_BYTES + 64 * 1024 <= COMMIT_BUFFER_BYTES);
 const _: () = assert!(COMMIT_BUFFER_BYTES.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(DEFAULT_SEGMENT_BYTES.is_multiple_of(BLOCK_BYTES as u64));

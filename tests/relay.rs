@@ -215,6 +215,141 @@ fn peers_that_misbehave_hold_up_only_their_own_mail() {
 }
 
 #[test]
+fn replies_may_come_in_pieces_and_by_the_hundred() {
+    let peer = Peer::dribbling();
+    let dir = spool();
+    let server = Server::start(dir.path(), &["--workers", "1", "--route", &peer.route()]);
+    let mut client = Client::connect(server.addr);
+    let many: Vec<String> = (0..300).map(|n| format!("user{n}@one.test")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(client.deliver("a@sender.test", &many, BODY).starts_with("250"));
+    let arrived = peer.wait_for(1, SHORT);
+    assert_eq!(arrived[0].to.len(), 300);
+    assert!(server.stop().success());
+}
+
+#[test]
+fn pipelined_messages_of_every_size_keep_apart() {
+    let (dir, peer) = (spool(), Peer::willing());
+    let server = Server::start(dir.path(), &["--route", &peer.route()]);
+    let mut client = Client::connect(server.addr);
+    assert!(client.ask("EHLO client.test").starts_with("250"));
+    let sizes = [100, 4_000, 33_000, 8_192, 131_072, 139_000, 32_768, 262_144, 131_200, 5, 170_000, 40_000];
+    let body = |n: usize, bytes: usize| -> String {
+        let lines = bytes / 72 + 1;
+        (0..lines).map(|line| format!("message {n} of {bytes} bytes, line {line:040}\r\n")).collect()
+    };
+    let mut all = String::new();
+    for (n, &bytes) in sizes.iter().enumerate() {
+        all += &format!(
+            "MAIL FROM:<a@sender.test>\r\nRCPT TO:<b{n}@one.test>\r\nDATA\r\n{}.\r\n",
+            body(n, bytes)
+        );
+    }
+    client.send(all.as_bytes());
+    for _ in 0..sizes.len() * 4 {
+        let reply = client.reply();
+        assert!(reply.starts_with("250") || reply.starts_with("354"), "{reply}");
+    }
+    let arrived = peer.wait_for(sizes.len(), SHORT);
+    for (n, &bytes) in sizes.iter().enumerate() {
+        let to = format!("b{n}@one.test");
+        let message = arrived.iter().find(|m| m.to == [to.clone()]).expect("arrived");
+        assert!(
+            message.data.ends_with(&body(n, bytes).replace("\r\n", "\n")),
+            "message {n} of {bytes} bytes"
+        );
+    }
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_message_removed_in_flight_harms_no_other() {
+    // The peer answers the dot of the first message only after a while, and refuses it for good.
+    let peer = Peer::scripted(|verb, line| {
+        if verb == "RCPT" && line.contains("slow.test") {
+            std::thread::sleep(Duration::from_millis(1500));
+            return Some("550 5.1.1 no such user".into());
+        }
+        Some(default_reply(verb))
+    });
+    let dir = spool();
+    let server = Server::start(dir.path(), &["--workers", "1", "--route", &peer.route()]);
+    let mut client = Client::connect(server.addr);
+    let reply = client.deliver("a@sender.test", &["x@slow.test"], BODY);
+    let id = reply.split_whitespace().nth(2).expect("an id").to_string();
+    std::thread::sleep(Duration::from_millis(300));
+    let path = dir.path().to_str().expect("text");
+    let remover = {
+        let (id, path) = (id.clone(), path.to_string());
+        std::thread::spawn(move || run(&["queue", "remove", &id, "--spool", &path]))
+    };
+    for n in 0..20 {
+        let reply = client.deliver("a@sender.test", &[&format!("v{n}@other.test")], BODY);
+        assert!(reply.starts_with("250"), "{reply}");
+    }
+    let _ = remover.join().expect("the command ends");
+    peer.wait_for(20, SHORT);
+    std::thread::sleep(Duration::from_millis(500));
+    let arrived = peer.arrived.lock().expect("not poisoned").clone();
+    let others = arrived.iter().filter(|m| m.to.iter().any(|t| t.ends_with("@other.test"))).count();
+    let bounces: Vec<_> = arrived.iter().filter(|m| m.from.is_empty()).collect();
+    assert_eq!(others, 20, "{arrived:?}");
+    // It was refused, or removed: either way nobody else hears of it.
+    assert!(bounces.iter().all(|b| b.data.contains("x@slow.test")), "{bounces:?}");
+    assert!(bounces.len() <= 1, "{bounces:?}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_stop_ends_clients_that_never_pause() {
+    let dir = spool();
+    let server = Server::start(
+        dir.path(),
+        &["--route", "*=127.0.0.1:9", "--retry-schedule", "1h", "--shutdown-grace", "1h"],
+    );
+    let addr = server.addr;
+    let load = std::thread::spawn(move || {
+        let mut load = ringpost_loadgen::LoadArgs::new(addr, 0);
+        load.messages = None;
+        load.duration = Some(Duration::from_secs(8));
+        load.connections = 8;
+        ringpost_loadgen::run_load(&load, &ringpost_loadgen::Silent)
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    // `stop` allows far less than the grace.
+    assert!(server.stop().success());
+    let _ = load.join().expect("no panic");
+}
+
+#[test]
+fn the_size_of_segments_may_change() {
+    let (dir, peer) = (spool(), Peer::willing());
+    for size in ["1MiB", "2MiB", "1MiB"] {
+        let server = Server::start(dir.path(), &["--route", &peer.route(), "--segment-size", size]);
+        let body: String = (0..4_000).map(|n| format!("line {n:060}\r\n")).collect();
+        for _ in 0..20 {
+            let mut client = Client::connect(server.addr);
+            let reply = client.deliver("a@sender.test", &["b@one.test"], &body);
+            assert!(reply.starts_with("250"), "{size}: {reply}");
+        }
+        assert!(server.stop().success());
+    }
+}
+
+#[test]
+fn a_killed_server_may_be_started_again_at_once() {
+    let (dir, peer) = (spool(), Peer::willing());
+    let server = Server::start(dir.path(), &["--route", &peer.route()]);
+    let listen = server.addr.to_string();
+    let mut client = Client::connect(server.addr);
+    assert!(client.deliver("a@sender.test", &["b@one.test"], BODY).starts_with("250"));
+    server.kill();
+    let server = Server::start(dir.path(), &["--listen", &listen, "--route", &peer.route()]);
+    assert!(server.stop().success());
+}
+
+#[test]
 fn strangers_may_not_relay() {
     let (dir, peer) = (spool(), Peer::willing());
     let server = Server::start(dir.path(), &["--route", &peer.route(), "--relay-from", "192.0.2.0/24"]);

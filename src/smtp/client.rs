@@ -227,6 +227,11 @@ impl ClientSession {
         self.find(key).is_some_and(Transaction::is_body_sent)
     }
 
+    /// Whether the peer has answered anything about the message.
+    pub fn is_answered(&self, key: u64) -> bool {
+        self.find(key).is_some_and(Transaction::is_answered)
+    }
+
     /// What the recipients of a message without Done were refused with so far, in the given order: a
     /// refusal holds although the connection failed. Empty for an unknown key.
     pub fn refusals(&self, key: u64) -> &[Option<Reply>] {

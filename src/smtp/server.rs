@@ -114,6 +114,8 @@ pub struct ServerSession {
     transaction: Option<Transaction>,
     /// Whether a RCPT of this transaction was refused.
     recipient_refused: bool,
+    /// Bytes of the recipients taken, as `limits::RECIPIENTS_BYTES` counts them.
+    recipients_bytes: usize,
     /// Since the last accepted message.
     bad_commands: u32,
     /// Since the last accepted recipient or message.
@@ -130,6 +132,7 @@ impl ServerSession {
             esmtp: false,
             transaction: None,
             recipient_refused: false,
+            recipients_bytes: 0,
             bad_commands: 0,
             idle_commands: 0,
         }
@@ -245,6 +248,7 @@ impl ServerSession {
     fn reset(&mut self) {
         self.transaction = None;
         self.recipient_refused = false;
+        self.recipients_bytes = 0;
     }
 
     /// Carries out one line, given without its CRLF.
@@ -319,6 +323,7 @@ impl ServerSession {
             return self.idle(out, "552 5.3.4 The message is larger than the limit\r\n");
         }
         self.recipient_refused = false;
+        self.recipients_bytes = 0;
         self.transaction = Some(Transaction {
             envelope: Envelope {
                 reverse_path,
@@ -351,8 +356,14 @@ impl ServerSession {
         };
         let recipients = &mut transaction.envelope.recipients;
         let reply = match address {
-            Some(_) if recipients.len() >= self.config.max_recipients => "452 4.5.3 Too many recipients\r\n",
+            Some(_)
+                if recipients.len() >= self.config.max_recipients
+                    || self.recipients_bytes >= limits::RECIPIENTS_BYTES =>
+            {
+                "452 4.5.3 Too many recipients\r\n"
+            }
             Some(address) => {
+                self.recipients_bytes += address.as_str().len() + limits::RECIPIENT_OVERHEAD_BYTES;
                 recipients.push(Recipient { address });
                 self.idle_commands = 0;
                 push(replies, &["250 2.1.5 Ok\r\n"]);

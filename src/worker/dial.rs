@@ -49,8 +49,10 @@ pub async fn dial(worker: &Rc<Worker>, destination: &Domain) -> Result<Dialled, 
                 Ok(dialled) => return Ok(dialled),
                 Err(Unreached::Tls(_)) => last = reply,
                 Err(Unreached::Host(reply)) => last = reply,
+                Err(Unreached::Ours) => return Err(DialError::PutOff),
             },
             Err(Unreached::Host(reply)) => last = reply,
+            Err(Unreached::Ours) => return Err(DialError::PutOff),
         }
         if worker.draining.get() {
             break;
@@ -119,6 +121,16 @@ fn plan(worker: &Worker, hosts: &[MxHost], port: u16, allow_private: bool) -> Re
 enum Unreached {
     Host(Reply),
     Tls(Reply),
+    /// It failed for lack of something of ours: the host has not been tried.
+    Ours,
+}
+
+/// Whether an error says that descriptors, memory, ports or the `--source` address are missing here.
+fn is_ours(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let ours =
+        [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS, Errno::ADDRNOTAVAIL, Errno::ADDRINUSE];
+    error.raw_os_error().is_some_and(|code| ours.iter().any(|e| e.raw_os_error() == code))
 }
 
 fn lost(host: &str, error: &std::io::Error) -> Reply {
@@ -134,9 +146,13 @@ async fn reach(worker: &Rc<Worker>, target: &Target, starttls: bool) -> Result<D
     let source = worker.next_source(target.address.ip());
     let local = source.map(|s| s.address);
     let ehlo_name = source.map_or(&*worker.shared.config.hostname, |s| &s.ehlo_name);
-    let stream = Stream::connect(target.address, local, limits::CONNECT_WAIT)
-        .await
-        .map_err(|e| Unreached::Host(lost(&target.name, &e)))?;
+    let stream = Stream::connect(target.address, local, limits::CONNECT_WAIT).await.map_err(|error| {
+        if is_ours(&error) {
+            tracing::warn!(host = &*target.name, source = ?local, %error, "cannot open a connection");
+            return Unreached::Ours;
+        }
+        Unreached::Host(lost(&target.name, &error))
+    })?;
     let mut link = Link::new(stream);
     let mut session = ClientSession::new(ClientConfig { ehlo_name: ehlo_name.into(), starttls });
     let mut out = Vec::with_capacity(512);

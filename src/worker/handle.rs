@@ -7,6 +7,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 use tokio::sync::oneshot;
@@ -343,7 +344,7 @@ async fn show_on(worker: &Rc<Worker>, id: MessageId) -> Option<MessageDetail> {
                 state,
                 attempts: attempts.into(),
                 next_attempt,
-                last_reply: last.iter().rev().find(|(r, _)| usize::from(*r) == n).map(|(_, t)| t.clone()),
+                last_reply: last.iter().rev().find(|(r, _)| usize::from(*r) == n).map(|(_, t)| t.to_string()),
             }
         })
         .collect();
@@ -359,29 +360,46 @@ async fn show_on(worker: &Rc<Worker>, id: MessageId) -> Option<MessageDetail> {
 async fn remove_on(worker: &Rc<Worker>, id: MessageId, reason: String) -> bool {
     let Some((home, slot)) = find(worker, id) else { return false };
     let Ok(message) = home.load(slot).await else { return false };
+    forget(worker, &home, slot, &message).await;
+    let deadline = Instant::now() + limits::ROUND_TRIP_WAIT;
+    // A delivery under way keeps the slot until it is answered.
+    while home.connections.borrow().values().any(|c| c.holds(slot)) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        ring::sleep(limits::DRAIN_POLL).await;
+        forget(worker, &home, slot, &message).await;
+    }
+    // What is failing already is being bounced; that outcome stands.
+    let parts = message.envelope.destinations().count() as u16;
+    let entry = |part| Entry { home: home.config.index, slot, part };
+    let pending: Vec<u16> = (0..parts).flat_map(|part| home.pending(&message, entry(part))).collect();
+    if home.log().live().find(id) != Some(slot) || pending.is_empty() {
+        return false;
+    }
+    let now = worker.clock.now();
+    let outcomes = pending.iter().map(|&n| (n, Outcome::Removed)).collect();
+    if !home.record_durably(slot, id, outcomes, now).await {
+        return false;
+    }
+    worker.counters.removed.add(pending.len() as u64);
+    for n in pending {
+        let recipient = message.envelope.recipients[usize::from(n)].address.to_string();
+        worker.shared.events.send(now, Event::Removed { id, recipient, reason: reason.clone() });
+    }
+    true
+}
+
+/// Has the shards forget the parts of a message that wait. What a shard said of a part before it forgot it
+/// has been worked off when this ends.
+async fn forget(worker: &Rc<Worker>, home: &Rc<Home>, slot: Slot, message: &Message) {
     let shards = worker.shared.config.workers;
     for (part, (destination, _)) in message.envelope.destinations().enumerate() {
         let entry = Entry { home: home.config.index, slot, part: part as u16 };
         let shard = shard_of(destination, shards);
         worker.tell_shard(shard, ShardEvent::Forget { entry, destination: destination.clone() });
-        // What the shard said of the entry before it forgot it must be worked off while the slot is
-        // still this message's.
         worker.round_trip(shard).await;
     }
-    let pending: Vec<u16> = (0..message.envelope.recipients.len() as u16)
-        .filter(|&n| matches!(home.log().live().state(slot, n), Some(RecipientState::Pending { .. })))
-        .collect();
-    if home.log().live().find(id) != Some(slot) || pending.is_empty() {
-        return false;
-    }
-    worker.counters.removed.add(pending.len() as u64);
-    let now = worker.clock.now();
-    for &n in &pending {
-        let recipient = message.envelope.recipients[usize::from(n)].address.to_string();
-        worker.shared.events.send(now, Event::Removed { id, recipient, reason: reason.clone() });
-    }
-    let outcomes = pending.into_iter().map(|n| (n, Outcome::Removed)).collect();
-    home.record_durably(slot, id, outcomes, now).await
 }
 
 impl Worker {

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
 use super::cache::Cache;
@@ -49,20 +49,48 @@ pub struct Message {
     pub body: Vec<u8>,
     /// Attempts so far, as far as this process knows.
     pub attempts: Cell<u8>,
-    /// The last answer about each recipient that waits, for an operator who asks.
-    pub last_replies: RefCell<Vec<(u16, String)>>,
+    /// The last answer about each recipient that waits, for an operator who asks and for the bounce.
+    pub last_replies: RefCell<Vec<(u16, Reply)>>,
+    /// What it takes of the memory for bodies read back; none if it never left the memory.
+    _loaded: Option<Loaded>,
+}
+
+/// A share of [`HomeConfig::load_bytes`], given back when dropped.
+struct Loaded {
+    bytes: u64,
+    total: Rc<Cell<u64>>,
+}
+
+impl Loaded {
+    fn new(bytes: u64, total: &Rc<Cell<u64>>) -> Loaded {
+        total.set(total.get() + bytes);
+        Loaded { bytes, total: total.clone() }
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        self.total.set(self.total.get() - self.bytes);
+    }
 }
 
 impl Message {
     pub fn new(id: MessageId, envelope: Envelope, body: Vec<u8>) -> Rc<Message> {
-        Rc::new(Message { id, envelope, body, attempts: Cell::new(0), last_replies: RefCell::default() })
+        Rc::new(Message {
+            id,
+            envelope,
+            body,
+            attempts: Cell::new(0),
+            last_replies: RefCell::default(),
+            _loaded: None,
+        })
     }
 
     /// Keeps what was last said of recipients that are tried again.
     pub fn remember(&self, replies: &[(u16, Reply)]) {
         let mut last = self.last_replies.borrow_mut();
         last.retain(|(known, _)| !replies.iter().any(|(r, _)| r == known));
-        last.extend(replies.iter().map(|(r, reply)| (*r, reply.to_string())));
+        last.extend(replies.iter().cloned());
     }
 }
 
@@ -70,6 +98,8 @@ impl Message {
 pub enum LoadError {
     #[error("the message is gone")]
     Gone,
+    #[error("the message has a field this version does not understand; it is held")]
+    Held,
     #[error("reading the segment failed: {0}")]
     Io(std::io::ErrorKind),
     #[error("the stored message is damaged: {0}")]
@@ -129,7 +159,9 @@ pub struct Home {
     /// Recipients whose failure is being written.
     failing: RefCell<HashSet<(Slot, u16)>>,
     pub connections: RefCell<HashMap<(u8, ConnId), Rc<Connection>>>,
-    loading_bytes: Cell<u64>,
+    loading_bytes: Rc<Cell<u64>>,
+    /// Messages read back and still in use, so that many deliveries of one share a single copy.
+    loaded: RefCell<HashMap<Slot, Weak<Message>>>,
     counters: Rc<Counters>,
     clock: Clock,
     writes_in_flight: Cell<usize>,
@@ -153,7 +185,8 @@ impl Home {
             refusals: RefCell::default(),
             failing: RefCell::default(),
             connections: RefCell::default(),
-            loading_bytes: Cell::new(0),
+            loading_bytes: Rc::default(),
+            loaded: RefCell::default(),
             counters,
             clock,
             writes_in_flight: Cell::new(0),
@@ -357,8 +390,18 @@ impl Home {
     async fn prepare(&self, file: FileIndex, new: bool, header: &[u8]) -> std::io::Result<()> {
         let path = segment_path(&self.config.dir, file);
         if new {
+            // A file that is there already has the wrong size or was never finished. Its descriptor goes
+            // with it, or commits would go to a file without a name.
+            self.files.borrow_mut().remove(&file);
             let (path, bytes) = (path.clone(), self.config.segment_bytes);
-            ring::blocking(move || ring::prepare_segment(&path, bytes)).await?;
+            let made = ring::blocking(move || {
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+                ring::prepare_segment(&path, bytes)
+            });
+            made.await?;
         }
         let opened = self.files.borrow().get(&file).cloned();
         let target = match opened {
@@ -429,6 +472,7 @@ impl Home {
         let mut unrecorded = self.unrecorded.borrow_mut();
         while let Some(Unrecorded { slot, id, outcomes, at }) = unrecorded.front() {
             if self.log.borrow().live().get(*slot).is_none_or(|m| m.id != *id) {
+                // The DSN's commit record was its outcome already, or an operator has removed it.
                 unrecorded.pop_front();
                 continue;
             }
@@ -445,6 +489,11 @@ impl Home {
                 Err(_) => return,
             }
         }
+    }
+
+    /// Outcomes that are in memory only.
+    pub fn unrecorded(&self) -> usize {
+        self.unrecorded.borrow().len()
     }
 
     /// Nothing waits to be written and nothing is being written.
@@ -507,8 +556,12 @@ impl Home {
         self.cache.borrow_mut().insert(slot, message);
     }
 
+    /// The message in the slot, if it is in memory. A slot changes hands: what another message left there
+    /// is not it.
     pub fn cached(&self, slot: Slot) -> Option<Rc<Message>> {
-        self.cache.borrow().get(slot)
+        let id = self.log.borrow().live().get(slot)?.id;
+        let loaded = || self.loaded.borrow().get(&slot)?.upgrade();
+        self.cache.borrow().get(slot).filter(|m| m.id == id).or_else(|| loaded().filter(|m| m.id == id))
     }
 
     /// See [`Cache::limit`].
@@ -522,11 +575,19 @@ impl Home {
 
     /// The message, from memory or from its segment.
     pub async fn load(self: &Rc<Self>, slot: Slot) -> Result<Rc<Message>, LoadError> {
-        if let Some(message) = self.cached(slot) {
-            return Ok(message);
+        // Many bodies read back at once must not fill the memory: those above the bound wait until others
+        // have been sent, or until somebody else has read the same one.
+        loop {
+            if let Some(message) = self.cached(slot) {
+                return Ok(message);
+            }
+            if self.loading_bytes.get() < self.config.load_bytes {
+                break;
+            }
+            ring::sleep(limits::BODY_LOAD_WAIT).await;
         }
-        let stored = match self.read(slot).await {
-            Ok(stored) => stored,
+        let (stored, held) = match self.read(slot).await {
+            Ok(read) => read,
             Err(ReadError::Gone) => return Err(LoadError::Gone),
             Err(ReadError::Io(kind)) => return Err(LoadError::Io(kind)),
             Err(error @ ReadError::Damaged(_)) => {
@@ -538,24 +599,33 @@ impl Home {
             Some(RecipientState::Pending { attempts, .. }) => attempts,
             _ => 0,
         };
-        let message = Message::new(stored.id, stored.envelope, stored.body);
-        message.attempts.set(attempts);
+        if stored.hold.is_some() {
+            return Err(LoadError::Held);
+        }
+        let message = Rc::new(Message {
+            id: stored.id,
+            envelope: stored.envelope,
+            body: stored.body,
+            attempts: Cell::new(attempts),
+            last_replies: RefCell::default(),
+            _loaded: Some(held),
+        });
+        let mut loaded = self.loaded.borrow_mut();
+        if loaded.len() >= 2 * limits::OUTBOUND_CONNECTIONS_PER_WORKER {
+            loaded.retain(|_, message| message.strong_count() > 0);
+        }
+        loaded.insert(slot, Rc::downgrade(&message));
         Ok(message)
     }
 
-    /// Reads a message back and verifies it. Large reads wait for each other, so that many at once
-    /// cannot fill the memory.
-    async fn read(self: &Rc<Self>, slot: Slot) -> Result<StoredMessage, ReadError> {
+    /// Reads a message back and verifies it.
+    async fn read(self: &Rc<Self>, slot: Slot) -> Result<(StoredMessage, Loaded), ReadError> {
         let plan = self.log.borrow_mut().pin(slot).ok_or(ReadError::Gone)?;
         let bytes: u64 = plan.extents.iter().map(|e| u64::from(e.bytes)).sum();
-        while self.loading_bytes.get() > 0 && self.loading_bytes.get() + bytes > self.config.load_bytes {
-            ring::sleep(limits::BODY_LOAD_WAIT).await;
-        }
-        self.loading_bytes.set(self.loading_bytes.get() + bytes);
+        let held = Loaded::new(bytes, &self.loading_bytes);
         let result = self.read_plan(&plan).await;
-        self.loading_bytes.set(self.loading_bytes.get() - bytes);
         self.log.borrow_mut().unpin(&plan);
-        result
+        Ok((result?, held))
     }
 
     async fn read_plan(&self, plan: &ReadPlan) -> Result<StoredMessage, ReadError> {
@@ -607,7 +677,7 @@ impl Home {
 
     /// Answers the log's wish to copy a message forward.
     async fn copy(self: &Rc<Self>, slot: Slot) {
-        let read = self.read(slot).await;
+        let read = self.read(slot).await.map(|(stored, _)| stored);
         self.log.borrow_mut().on_copy_read(slot, read);
         let mut damaged = Vec::new();
         self.log.borrow_mut().take_quarantined(&mut damaged);

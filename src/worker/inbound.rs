@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Worker;
-use super::incoming::{Incoming, Stored};
+use super::incoming::{Incoming, LEAST_READ, Stored};
 use crate::events::Event;
 use crate::limits;
 use crate::ring::{self, Listener, Stream};
@@ -103,6 +103,10 @@ impl Talk {
             if !self.flush().await {
                 return Ended::ByPeer;
             }
+            // The stop may have come while the replies went out.
+            if self.worker.draining.get() && self.incoming.is_none() {
+                continue;
+            }
             match self.read().await {
                 Read::Some => {}
                 Read::End => return Ended::ByPeer,
@@ -168,6 +172,9 @@ impl Talk {
             self.input.drain(..self.start);
         }
         self.start = 0;
+        if self.input.capacity() > limits::SESSION_BUFFER_BYTES {
+            self.input.shrink_to(limits::SESSION_BUFFER_BYTES);
+        }
         if self.input.len() == self.input.capacity() {
             self.input.reserve(self.input.capacity());
         }
@@ -181,6 +188,11 @@ impl Talk {
                     return false;
                 }
                 continue;
+            }
+            // A client that pipelines without pause would else keep a stopping server busy.
+            if self.worker.draining.get() && self.incoming.is_none() {
+                self.session.say_goodbye(Goodbye::Stopping, &mut self.replies);
+                return true;
             }
             let input = &self.input[self.start..];
             let (consumed, step) = self.session.step(input, &mut self.replies);
@@ -223,7 +235,8 @@ impl Talk {
     /// Once a body has outgrown the copy path, what follows is received into fragment buffers.
     async fn maybe_go_direct(&mut self) {
         let Some(incoming) = &mut self.incoming else { return };
-        if incoming.wants_direct() {
+        // With more than that left the body is about to end: the rest is the next commands.
+        if incoming.wants_direct() && self.input.len() - self.start < LEAST_READ {
             let rest = self.input[self.start..].to_vec();
             incoming.go_direct(&self.worker, &rest).await;
             self.input.clear();

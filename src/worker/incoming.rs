@@ -54,8 +54,8 @@ struct Direct {
 
 /// Where body bytes must end in a fragment buffer.
 const FRAGMENT_END: usize = FRAGMENT_HEADROOM + limits::FRAGMENT_BYTES;
-/// Least free space worth a read.
-const LEAST_READ: usize = 4096;
+/// Least free space worth a read, and most that may be left over when a body goes direct.
+pub const LEAST_READ: usize = 4096;
 
 impl Incoming {
     /// Takes an id and writes the trace header (RFC 5321 §4.4).
@@ -118,18 +118,30 @@ impl Incoming {
         self.direct.is_none() && self.refused.is_none() && self.body.len() > limits::COPY_BYTES
     }
 
-    /// Goes over to fragment buffers. `rest` is what the session has not consumed yet.
+    /// Goes over to fragment buffers. `rest`, of less than [`LEAST_READ`] bytes, is what the session has
+    /// not consumed yet.
     pub async fn go_direct(&mut self, worker: &Rc<Worker>, rest: &[u8]) {
+        debug_assert!(rest.len() < LEAST_READ);
         if is_loop(&self.body) {
             self.refused = Some(Stored::Loop);
         }
-        let mut buffer = worker.fragment_buffer().await;
         let body = std::mem::take(&mut self.body);
-        let body_end = FRAGMENT_HEADROOM + body.len();
-        buffer[FRAGMENT_HEADROOM..body_end].copy_from_slice(&body);
-        let filled = body_end + rest.len();
-        buffer[body_end..filled].copy_from_slice(rest);
-        self.direct = Some(Direct { buffer: Some(buffer), body_end, filled });
+        let mut left = &body[..];
+        loop {
+            let mut buffer = worker.fragment_buffer().await;
+            let (now, later) = left.split_at(left.len().min(limits::FRAGMENT_BYTES));
+            let body_end = FRAGMENT_HEADROOM + now.len();
+            buffer[FRAGMENT_HEADROOM..body_end].copy_from_slice(now);
+            if later.is_empty() {
+                let filled = body_end + rest.len();
+                buffer[body_end..filled].copy_from_slice(rest);
+                self.direct = Some(Direct { buffer: Some(buffer), body_end, filled });
+                return;
+            }
+            self.direct = Some(Direct { buffer: Some(buffer), body_end, filled: body_end });
+            self.hand_over().await;
+            left = later;
+        }
     }
 
     fn direct(&mut self) -> &mut Direct {

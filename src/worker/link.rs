@@ -137,10 +137,6 @@ impl Link {
         self.stream.readable(wait).await
     }
 
-    pub fn has_input(&self) -> bool {
-        self.start < self.plain.len()
-    }
-
     pub async fn close(mut self) {
         if let Some(tls) = &mut self.tls {
             tls.close();

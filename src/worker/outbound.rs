@@ -24,6 +24,7 @@ use crate::mail::reply::Reply;
 use crate::ring;
 use crate::schedule::{ConnId, Entry};
 use crate::smtp::client::{ClientEvent, ClientPhase, ClientSession, Outgoing};
+use crate::spool::Slot;
 
 /// A connection as the rest of the worker sees it.
 #[derive(Default)]
@@ -32,9 +33,16 @@ pub struct Connection {
     signal: Signal,
     closing: Cell<bool>,
     draining: Cell<bool>,
+    /// Messages started and not yet answered.
+    flying: RefCell<Vec<Slot>>,
 }
 
 impl Connection {
+    /// Whether it holds any part of the message in `slot`.
+    pub fn holds(&self, slot: Slot) -> bool {
+        self.flying.borrow().contains(&slot) || self.inbox.borrow().iter().any(|e| e.slot == slot)
+    }
+
     /// Hands over an entry the shard has granted.
     pub fn give(&self, entry: Entry) {
         self.inbox.borrow_mut().push_back(entry);
@@ -112,6 +120,7 @@ async fn run(
                 flying: VecDeque::with_capacity(limits::CONNECTION_WINDOW),
                 asked: false,
                 next_key: 0,
+                answered: 0,
             };
             delivery.run().await;
             ShardEvent::Closed { conn }
@@ -142,6 +151,8 @@ struct Delivery<'a> {
     /// The shard knows that this connection has room.
     asked: bool,
     next_key: u64,
+    /// Messages this connection has carried to an answer.
+    answered: u64,
 }
 
 impl Delivery<'_> {
@@ -156,7 +167,7 @@ impl Delivery<'_> {
             }
             self.start_waiting().await;
             self.ask();
-            if self.flying.is_empty() && self.session.can_start() && !self.link.has_input() {
+            if self.flying.is_empty() && self.session.can_start() {
                 let waiting = !self.connection.inbox.borrow().is_empty();
                 if self.connection.closing.get() && !waiting {
                     self.quit().await;
@@ -181,6 +192,7 @@ impl Delivery<'_> {
         while self.session.can_start() && self.flying.len() < limits::CONNECTION_WINDOW {
             let Some(entry) = self.connection.inbox.borrow_mut().pop_front() else { return };
             self.asked = false;
+            self.connection.flying.borrow_mut().push(entry.slot);
             let message = match self.home.load(entry.slot).await {
                 Ok(message) => message,
                 Err(error) => {
@@ -190,6 +202,7 @@ impl Delivery<'_> {
             };
             let recipients = self.home.pending(&message, entry);
             if recipients.is_empty() {
+                self.landed(entry);
                 self.tell(ShardEvent::Finished { conn: self.conn, entry });
                 continue;
             }
@@ -236,6 +249,7 @@ impl Delivery<'_> {
     }
 
     fn unreadable(&self, entry: Entry, error: &super::home::LoadError) {
+        self.landed(entry);
         if self.home.log().live().get(entry.slot).is_none_or(|m| m.pending == 0) {
             self.tell(ShardEvent::Finished { conn: self.conn, entry });
             return;
@@ -273,7 +287,8 @@ impl Delivery<'_> {
 
     /// Sends what is due, reads, and works through what was read.
     async fn turn(&mut self) -> Result<(), Reply> {
-        if !self.link.has_input() && !self.session.has_event() {
+        // What is there may be half a reply; only if nothing comes of it is more waited for.
+        if !self.work_off().await? {
             self.link.send(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
             let wait = match self.session.phase() {
                 ClientPhase::DataStart => limits::DATA_START_WAIT,
@@ -283,12 +298,20 @@ impl Delivery<'_> {
             if self.link.receive(wait).await.map_err(|e| self.lost(&e))? == 0 {
                 return Err(self.lost(&std::io::ErrorKind::UnexpectedEof.into()));
             }
+            self.work_off().await?;
         }
+        Ok(())
+    }
+
+    /// Works through what was read. False if nothing came of it.
+    async fn work_off(&mut self) -> Result<bool, Reply> {
+        let mut progress = false;
         loop {
             let (consumed, event) = self.session.feed(self.link.input(), &mut self.out);
             self.link.consume(consumed);
+            progress |= consumed > 0 || event != ClientEvent::More;
             match event {
-                ClientEvent::More => return Ok(()),
+                ClientEvent::More => return Ok(progress),
                 ClientEvent::SendBody { key } => self.send_body(key).await?,
                 ClientEvent::Done { key, replies } => self.done(key, replies),
                 ClientEvent::Failed(reply) => return Err(reply),
@@ -322,10 +345,20 @@ impl Delivery<'_> {
         let at = self.flying.iter().position(|w| w.key == key).expect("the session answers what was started");
         let work = self.flying.remove(at).expect("the position was just found");
         self.asked = false;
+        self.answered += 1;
         self.settle(&work, replies);
     }
 
+    /// The entry is no longer on its way.
+    fn landed(&self, entry: Entry) {
+        let mut flying = self.connection.flying.borrow_mut();
+        if let Some(at) = flying.iter().position(|&slot| slot == entry.slot) {
+            flying.swap_remove(at);
+        }
+    }
+
     fn settle(&self, work: &Work, replies: Vec<Reply>) {
+        self.landed(work.entry);
         let tried = Tried {
             shard: self.shard,
             conn: self.conn,
@@ -343,7 +376,11 @@ impl Delivery<'_> {
         self.return_waiting();
         let flying = std::mem::take(&mut self.flying);
         for (nth, work) in flying.into_iter().enumerate().rev() {
-            if nth > 0 && !self.session.is_body_sent(work.key) {
+            // Many hosts close after so many messages: what they had not begun to take has not been
+            // tried, if the connection has carried something else.
+            let untouched = nth > 0 || (self.answered > 0 && !self.session.is_answered(work.key));
+            if untouched && !self.session.is_body_sent(work.key) {
+                self.landed(work.entry);
                 self.tell(ShardEvent::Returned { conn: self.conn, entry: work.entry });
                 continue;
             }

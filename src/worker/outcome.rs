@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::Worker;
-use super::home::{Home, Message, Refusals, Watch};
+use super::home::{Home, LoadError, Message, Refusals, Watch};
 use super::post::ShardEvent;
 use crate::clock::WallTime;
 use crate::events::Event;
@@ -49,6 +49,12 @@ pub struct Tried<'a> {
 pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: Vec<Reply>) {
     let now = worker.clock.now();
     let slot = tried.entry.slot;
+    if home.log().live().get(slot).is_none_or(|m| m.id != tried.message.id) {
+        // It ended while it was on its way; there is nothing left to record.
+        let event = ShardEvent::Finished { conn: tried.conn, entry: tried.entry };
+        worker.tell_shard(tried.shard.into(), event);
+        return;
+    }
     let mut delivered = Vec::with_capacity(tried.recipients.len());
     let mut refused = Vec::new();
     let mut deferred = Vec::new();
@@ -194,25 +200,28 @@ fn tell_deferred(
     });
 }
 
-/// The part is older than `--max-age`: its pending recipients fail.
+/// The part is older than `--max-age`: its pending recipients fail, with what was last said of them.
 pub fn expire(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry) {
     let known = home.take_refusals(entry);
     let (worker, kept) = (worker.clone(), home.clone());
     with_pending(home, entry, move |pending| {
+        let message = kept.cached(entry.slot);
         let refused = pending
             .into_iter()
             .map(|recipient| {
-                let last = known.as_ref().and_then(|known| {
-                    let (_, reply) = known.replies.iter().find(|(r, _)| *r == recipient)?;
-                    Some((known.host.clone(), reply.clone()))
-                });
-                match last {
-                    Some((host, reply)) => Refused { recipient, reply, host: Some(host) },
-                    None => {
-                        let reply = Reply::local(450, (4, 4, 7), "delivery time expired");
-                        Refused { recipient, reply, host: None }
-                    }
+                let last_of = |replies: &[(u16, Reply)]| {
+                    replies.iter().find(|(r, _)| *r == recipient).map(|(_, reply)| reply.clone())
+                };
+                if let Some((host, reply)) =
+                    known.as_ref().and_then(|k| Some((k.host.clone(), last_of(&k.replies)?)))
+                {
+                    return Refused { recipient, reply, host: Some(host) };
                 }
+                let reply = message
+                    .as_ref()
+                    .and_then(|m| last_of(&m.last_replies.borrow()))
+                    .unwrap_or_else(|| Reply::local(450, (4, 4, 7), "delivery time expired"));
+                Refused { recipient, reply, host: None }
             })
             .collect();
         fail_recipients(&worker, &kept, entry.slot, refused, true);
@@ -236,25 +245,39 @@ fn fail_recipients(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, refused: Vec
     if refused.is_empty() {
         return;
     }
+    let Some(id) = home.log().live().get(slot).map(|m| m.id) else { return };
     home.mark_failing(slot, refused.iter().map(|r| r.recipient));
     let (worker, home) = (worker.clone(), home.clone());
     ring::spawn(async move {
-        // What cannot be read any more cannot be bounced; it stays pending until it can.
-        match home.load(slot).await {
-            Ok(message) => {
-                let mut refused = refused;
-                while !refused.is_empty() {
-                    let rest = refused.split_off(refused.len().min(limits::DSN_RECIPIENTS));
-                    bounce(&worker, &home, slot, &message, refused, expired).await;
-                    refused = rest;
-                }
-            }
-            Err(error) => {
-                tracing::error!(slot, %error, "a failed message cannot be read back; it stays queued");
-                home.unmark_failing(slot, refused.iter().map(|r| r.recipient));
-            }
+        let message = read_for_bounce(&home, slot).await.filter(|m| m.id == id);
+        let Some(message) = message else {
+            home.unmark_failing(slot, refused.iter().map(|r| r.recipient));
+            return;
+        };
+        let mut refused = refused;
+        while !refused.is_empty() {
+            let rest = refused.split_off(refused.len().min(limits::DSN_RECIPIENTS));
+            bounce(&worker, &home, slot, &message, refused, expired).await;
+            refused = rest;
         }
     });
+}
+
+/// The message, however long the disk takes to give it. None if it is gone or damaged, and so ended.
+async fn read_for_bounce(home: &Rc<Home>, slot: u32) -> Option<Rc<Message>> {
+    loop {
+        match home.load(slot).await {
+            Ok(message) => return Some(message),
+            Err(LoadError::Io(kind)) => {
+                tracing::warn!(slot, %kind, "a failed message cannot be read for its bounce; trying again");
+                ring::sleep(limits::SPOOL_RETRY_WAIT).await;
+            }
+            Err(error) => {
+                tracing::error!(slot, %error, "a failed message cannot be read for its bounce");
+                return None;
+            }
+        }
+    }
 }
 
 /// Writes the DSN (where one is due) and the outcomes, in this order, then queues the DSN.

@@ -7,6 +7,7 @@
 //! running server.
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 
@@ -101,7 +102,7 @@ fn bind(config: &Config) -> anyhow::Result<Bound> {
     for &wanted in &config.listen {
         let mut address = wanted;
         // SO_REUSEPORT would let a second server of the same user share the port silently.
-        if address.port() != 0 && std::net::TcpListener::bind(address).is_err_and(in_use) {
+        if address.port() != 0 && !comes_free(address) {
             bail!("--listen {address}: the port is in use; stop what uses it or choose another");
         }
         for sockets in &mut bound.sockets {
@@ -116,8 +117,18 @@ fn bind(config: &Config) -> anyhow::Result<Bound> {
     Ok(bound)
 }
 
-fn in_use(error: std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::AddrInUse
+/// Whether the port is free, or becomes so: the kernel takes a moment to close what a killed process had
+/// in its rings.
+fn comes_free(address: SocketAddr) -> bool {
+    let in_use = |e: std::io::Error| e.kind() == std::io::ErrorKind::AddrInUse;
+    let deadline = Instant::now() + limits::BIND_WAIT;
+    while TcpListener::bind(address).is_err_and(in_use) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(limits::DRAIN_POLL);
+    }
+    true
 }
 
 /// One log and the worker that serves it.
@@ -177,8 +188,10 @@ impl Started {
     fn tell_all(&self, post: impl Fn() -> Post) {
         for sender in &self.senders {
             let mut batch = vec![post()];
+            let deadline = Instant::now() + limits::STOP_WAIT;
+            // A worker that takes nothing for so long is gone or stuck; the caller finds out.
             while let Err(refused) = sender.try_send(batch) {
-                if self.threads.iter().all(|t| t.is_finished()) {
+                if Instant::now() > deadline {
                     break;
                 }
                 batch = refused;
@@ -295,14 +308,19 @@ fn wait_for_stop(started: &Started, shared: &Arc<Shared>) -> anyhow::Result<()> 
                 tokio::time::sleep(limits::DRAIN_POLL).await;
             }
         };
+        tokio::pin!(all_ended);
         tokio::select! {
-            () = all_ended => {}
-            _ = terminate.recv() => started.tell_all(|| Post::Stop),
-            _ = interrupt.recv() => started.tell_all(|| Post::Stop),
+            () = &mut all_ended => return Ok(()),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
             // The workers keep the grace themselves; this is for one that does not.
             () = tokio::time::sleep(shared.config.shutdown_grace + limits::DRAIN_OVERTIME) => {
                 bail!("the workers did not stop within --shutdown-grace; what is queued is safe in the spool");
             }
+        }
+        started.tell_all(|| Post::Stop);
+        if tokio::time::timeout(limits::STOP_WAIT, all_ended).await.is_err() {
+            bail!("a worker does not answer; what is queued is safe in the spool");
         }
         Ok(())
     })

@@ -225,6 +225,12 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         ring::spawn(inbound::accept(worker.clone(), listener));
     }
     worker.until_stopped().await;
+    let unrecorded: usize = worker.own_homes().map(|h| h.unrecorded()).sum();
+    anyhow::ensure!(
+        unrecorded == 0,
+        "{unrecorded} outcomes could not be recorded because the spool cannot be written; what they concern \
+         will be delivered again"
+    );
     Ok(())
 }
 

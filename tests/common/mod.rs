@@ -227,6 +227,11 @@ impl Peer {
         Peer { addr, arrived, sessions }
     }
 
+    /// Takes everything, and sends each reply in three pieces.
+    pub fn dribbling() -> Peer {
+        Peer::scripted(|verb, _| Some(format!("\u{0}{}", default_reply(verb))))
+    }
+
     pub fn route(&self) -> String {
         format!("*={}", self.addr)
     }
@@ -261,6 +266,14 @@ fn talk(stream: TcpStream, script: &Script, arrived: &Mutex<Vec<Arrived>>) -> Op
     let mut lines = BufReader::new(stream).lines();
     let mut say = move |verb: &str, line: &str| -> Option<bool> {
         let reply = if verb == "503" { "503 5.5.1 order".into() } else { script(verb, line)? };
+        if let Some(slow) = reply.strip_prefix('\0') {
+            let reply = format!("{slow}\r\n");
+            for half in reply.as_bytes().chunks(reply.len().div_ceil(3)) {
+                writer.write_all(half).ok()?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            return Some(slow.starts_with('2') || slow.starts_with('3'));
+        }
         if !reply.is_empty() {
             writer.write_all(format!("{reply}\r\n").as_bytes()).ok()?;
         }

@@ -98,6 +98,11 @@ impl Transaction {
         self.is_sent() && !self.lone_dot
     }
 
+    /// Whether any of its commands was answered.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered > 0
+    }
+
     /// Whether SendBody was said and the body is not sent yet.
     pub(super) fn is_body_due(&self) -> bool {
         self.answered == self.position_of_dot() && self.sent == self.answered
