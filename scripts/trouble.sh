@@ -277,7 +277,7 @@ scenario_removed() {
   rm -rf "$spool"
   wait_for 10 refuses_451 || fail "mail is taken into a deleted spool: $(send)"
   kill -0 $server || fail "the server ended"
-  grep -q 'ERROR.*spool' "$work/server.log" || fail "nothing is said of it"
+  grep -q 'ERROR.*deleted' "$work/server.log" || fail "nothing is said of it"
   say "removed: $(send); $(grep -m1 'ERROR' "$work/server.log" | cut -c1-160)"
 }
 

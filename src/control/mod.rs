@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::sync::watch;
 
-pub use counters::{Counters, Distribution, ProcessView, Report, resident_bytes};
+pub use counters::{Counters, Distribution, ProcessView, Report};
 pub use view::{
     DestinationView, MessageDetail, MessageView, RecipientView, Removed, Retried, Selector, State, Timestamp,
 };

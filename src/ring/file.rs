@@ -329,6 +329,11 @@ pub fn sync_file_system(dir: &Path, newest: &Path) -> io::Result<()> {
     File::open(newest)?.sync_all()
 }
 
+/// Has the next read of the file come from the medium, as far as its pages are clean.
+pub fn drop_cached(path: &Path) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(File::open(path)?, 0, None, rustix::fs::Advice::DontNeed)?)
+}
+
 /// Whether a direct write of `block` bytes works in `dir`, found by trying.
 pub(super) fn direct_write_works(dir: &Path, block: usize) -> io::Result<bool> {
     let probe = dir.join(format!(".direct-{}", std::process::id()));

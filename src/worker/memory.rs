@@ -6,7 +6,6 @@
 use std::rc::Rc;
 
 use super::Worker;
-use crate::control::resident_bytes;
 use crate::limits;
 use crate::ring;
 
@@ -39,9 +38,7 @@ impl Worker {
     pub(super) async fn run_memory(self: Rc<Self>) {
         loop {
             ring::sleep(limits::MEMORY_CHECK_WAIT).await;
-            if let Some(resident) = resident_bytes() {
-                self.mind_memory(resident);
-            }
+            self.mind_memory(ring::resident_bytes());
         }
     }
 

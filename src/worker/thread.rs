@@ -95,13 +95,25 @@ fn read_log(setup: HomeSetup) -> anyhow::Result<Found> {
         drop(lock);
     }
     if let Some(&newest) = files.last() {
-        ring::sync_file_system(dir, &segment_path(dir, newest))
-            .with_context(|| format!("syncing {shown}"))?;
+        make_durable(dir, &files, newest).with_context(|| format!("syncing {shown}"))?;
     }
     let (log, messages, findings) =
         recover(&setup.log, &mut source).with_context(|| format!("recovering {shown}"))?;
     let damaged = report(&setup, dir, &findings);
     Ok(Found { setup, files, log, messages, damaged })
+}
+
+/// Has what is there on the medium, and what is read next read from there.
+fn make_durable(dir: &Path, files: &[FileIndex], newest: FileIndex) -> std::io::Result<()> {
+    let newest = segment_path(dir, newest);
+    if let Err(error) = ring::sync_file_system(dir, &newest) {
+        // A write that failed before this process began, for whoever wrote it, is told to the first who
+        // syncs. If that was all, the second attempt succeeds.
+        tracing::error!(dir = %dir.display(), %error, "the file system reports that an earlier write was lost");
+        ring::sync_file_system(dir, &newest)?;
+    }
+    // Pages whose write failed count as clean and still hold what is not on the medium.
+    files.iter().try_for_each(|&file| ring::drop_cached(&segment_path(dir, file)))
 }
 
 /// Says what recovery found and sets aside what is damaged. Returns how many places are.
