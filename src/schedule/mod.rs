@@ -38,8 +38,6 @@ mod delivery;
 mod destination;
 mod entries;
 mod list;
-#[cfg(test)]
-mod measure;
 mod retry;
 mod shard;
 #[cfg(test)]
