@@ -3,7 +3,6 @@
 #[allow(dead_code, reason = "the conformance test uses the rest")]
 mod dialogue;
 #[path = "../fuzz/src/lib.rs"]
-#[allow(dead_code, reason = "the conformance test uses the rest of the driver")]
 mod targets;
 
 use std::collections::BTreeSet;

@@ -4,6 +4,7 @@
 //! code promises is not so. Promises: the same bytes give the same run. Must not: need nightly or a
 //! fuzzer; `tests/fuzz_corpus.rs` runs the same functions.
 #[path = "../../tests/conformance/driver.rs"]
+#[allow(dead_code, reason = "dialogues use the rest")]
 mod driver;
 
 mod peer;
