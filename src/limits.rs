@@ -264,6 +264,8 @@ pub const MEMORY_TIGHT_PERCENT: u64 = 85;
 /// How often a worker looks at the memory in use: between two looks a disk or network of 1 GB/s brings
 /// a few hundred megabytes at most.
 pub const MEMORY_CHECK_WAIT: Duration = Duration::from_millis(250);
+/// Looks in a row that must find the memory full, with nothing left to give back, before new mail is refused.
+pub const MEMORY_FULL_LOOKS: u32 = 20;
 /// Bytes of bodies a worker keeps in memory after commit, for delivery without reading the disk.
 pub const BODY_CACHE_BYTES: usize = 256 * 1024 * 1024;
 /// Queued recipients in one shard (index width of the scheduler's tables).

@@ -53,7 +53,10 @@ impl Worker {
                 Pressure::Full => home.limit_cache(0),
             }
         }
-        let short = pressure == Pressure::Full && !had_bodies;
+        // The allocator gives back what was freed a moment later: one look proves nothing.
+        let full = if pressure == Pressure::Full && !had_bodies { self.memory_full.get() + 1 } else { 0 };
+        self.memory_full.set(full);
+        let short = full >= limits::MEMORY_FULL_LOOKS;
         if short != self.memory_short.replace(short) {
             let limit = self.shared.config.memory_limit_bytes;
             if short {

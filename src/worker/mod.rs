@@ -102,6 +102,8 @@ pub struct Worker {
     listeners: RefCell<Vec<Listener>>,
     /// `--memory-limit` is reached and nothing is left to give back.
     memory_short: Cell<bool>,
+    /// Looks in a row that found the memory full and nothing to give back.
+    memory_full: Cell<u32>,
     draining: Cell<bool>,
     drain: Broadcast,
     stop: Signal,

@@ -67,7 +67,8 @@ pub fn run(mut setup: Setup) -> anyhow::Result<()> {
     let homes = std::mem::take(&mut setup.homes);
     let found: anyhow::Result<Vec<Found>> = homes.into_iter().map(read_log).collect();
     match found {
-        Ok(found) => {
+        Ok(mut found) => {
+            found.retain(|f| !remove_if_left_over(f, setup.shared.config.workers));
             let runtime = RuntimeConfig { cpu: setup.cpu, ..RuntimeConfig::default() };
             ring::run(&runtime, work(setup, found)).context("the worker's ring")?
         }
@@ -138,6 +139,21 @@ fn report(setup: &HomeSetup, dir: &Path, findings: &[Finding]) -> u64 {
     damaged
 }
 
+/// A log of more workers than there are now goes when nothing in it is wanted any more. Numbers begin
+/// anew if it comes back: a generation is bound to the segments that carry it, and those are gone.
+fn remove_if_left_over(found: &Found, workers: usize) -> bool {
+    let wanted = found.damaged > 0 || !found.log.live().is_empty();
+    if usize::from(found.setup.log.log) < workers || wanted {
+        return false;
+    }
+    let dir = &found.setup.config.dir;
+    if let Err(error) = std::fs::remove_dir_all(dir) {
+        tracing::warn!(dir = %dir.display(), %error, "a log that is no longer used cannot be removed");
+        return false;
+    }
+    true
+}
+
 /// Segments whose preparation an earlier process did not finish hold nothing.
 fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
@@ -199,6 +215,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         session_gone: Default::default(),
         listeners: RefCell::default(),
         memory_short: Cell::new(false),
+        memory_full: Cell::new(0),
         draining: Cell::new(false),
         drain: Default::default(),
         stop: Default::default(),
