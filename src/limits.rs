@@ -268,6 +268,12 @@ pub const MEMORY_CHECK_WAIT: Duration = Duration::from_millis(250);
 pub const MEMORY_FULL_LOOKS: u32 = 20;
 /// Bytes of bodies a worker keeps in memory after commit, for delivery without reading the disk.
 pub const BODY_CACHE_BYTES: usize = 256 * 1024 * 1024;
+/// Address space of one worker for small bodies: what is kept for delivery and what is being received.
+/// Past it they lie on the ordinary heap.
+pub const BODY_ARENA_BYTES: usize = 2 * BODY_CACHE_BYTES;
+/// Memory of one worker for small bodies that stays resident from the start: about 3,000 messages of
+/// 4 KiB, the mail of some tenths of a second, so that memory does not wander with the moment's backlog.
+pub const BODY_ARENA_FLOOR_BYTES: usize = 16 * 1024 * 1024;
 /// Queued recipients in one shard (index width of the scheduler's tables).
 pub const QUEUED_RECIPIENTS: usize = u32::MAX as usize - 1;
 /// Events waiting for the event log's writer; past it events are counted as dropped, mail is not held.

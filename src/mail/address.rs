@@ -6,19 +6,21 @@
 //! outside printable ASCII, so both may stand in a command or a header. Must not: parse whole
 //! commands (that is `smtp::command`) or headers.
 use std::fmt;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::short::Short;
 use crate::limits;
 
 /// A domain name in A-label form, lower case, or an address literal with its brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Domain(Box<str>);
+pub struct Domain(Short);
 
 /// A mailbox: local part as written (quoted form kept) and domain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// `local@domain`, the domain normalised.
-    text: Box<str>,
+    text: Short,
     /// The part of `text` behind the `@`, once more: callers keep and compare domains by reference.
     domain: Domain,
 }
@@ -85,9 +87,9 @@ impl Domain {
             return parse_literal(text).map(Domain::from_ip);
         }
         check_name(text)?;
-        let mut name = ascii(text);
+        let mut name = Short::from(ascii(text));
         name.make_ascii_lowercase();
-        Ok(Domain(name.into_boxed_str()))
+        Ok(Domain(name))
     }
 
     /// Whether [`Domain::parse`] would take `text`, without keeping anything.
@@ -100,11 +102,17 @@ impl Domain {
 
     /// The address literal of `ip`: `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
     pub fn from_ip(ip: IpAddr) -> Domain {
-        let text = match ip {
-            IpAddr::V4(v4) => format!("[{v4}]"),
-            IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
-        };
-        Domain(text.into_boxed_str())
+        // The longest, of an IPv6 address that ends in an IPv4 one, has 52 bytes.
+        let mut text = [0; 64];
+        let mut rest = &mut text[..];
+        let room = rest.len();
+        match ip {
+            IpAddr::V4(v4) => write!(rest, "[{v4}]"),
+            IpAddr::V6(v6) => write!(rest, "[IPv6:{v6}]"),
+        }
+        .expect("every literal has room");
+        let bytes = room - rest.len();
+        Domain(Short::from(ascii(&text[..bytes])))
     }
 
     /// The name in lower case without a trailing dot, or the literal with its brackets.
@@ -143,10 +151,7 @@ impl Address {
             return Err(AddressError::LocalPart);
         }
         let domain = Domain::parse(&text[at + 1..])?;
-        let mut whole = String::with_capacity(at + 1 + domain.0.len());
-        whole.push_str(std::str::from_utf8(&text[..=at]).expect("a checked local part is ASCII"));
-        whole.push_str(&domain.0);
-        Ok(Address { text: whole.into_boxed_str(), domain })
+        Ok(Address { text: Short::concat(&[ascii(&text[..=at]), &domain.0]), domain })
     }
 
     /// `local@domain`, the domain normalised.
@@ -156,7 +161,7 @@ impl Address {
 
     /// The local part as the client wrote it, with its quotes if it has any.
     pub fn local(&self) -> &str {
-        &self.text[..self.text.len() - self.domain.0.len() - 1]
+        &self.text[..self.text.as_bytes().len() - self.domain.0.as_bytes().len() - 1]
     }
 
     pub fn domain(&self) -> &Domain {
@@ -165,8 +170,8 @@ impl Address {
 }
 
 /// `text` as a string; its bytes have passed a grammar of printable ASCII.
-fn ascii(text: &[u8]) -> String {
-    String::from_utf8(text.to_vec()).expect("checked text is ASCII")
+fn ascii(text: &[u8]) -> &str {
+    std::str::from_utf8(text).expect("checked text is ASCII")
 }
 
 /// The grammar of a domain name, see [`Domain::parse`].

@@ -8,5 +8,6 @@ pub mod dsn;
 pub mod envelope;
 pub mod id;
 pub mod reply;
+pub mod short;
 pub mod text;
 pub mod trace;

@@ -7,6 +7,8 @@
 //! judge certificates, retry, or touch the body of a message.
 use std::collections::VecDeque;
 
+use smallvec::SmallVec;
+
 use crate::limits;
 use crate::mail::envelope::BodyKind;
 use crate::mail::reply::Reply;
@@ -37,6 +39,9 @@ pub struct Capabilities {
     pub size: Option<u64>,
 }
 
+/// One reply per recipient; most messages have one.
+pub type Replies = SmallVec<[Reply; 1]>;
+
 /// One message for one destination. `key` is the driver's, handed back in events.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
@@ -64,7 +69,7 @@ pub enum ClientEvent {
     /// Every recipient of the message has its final answer, one reply each in the given order. Where
     /// all recipients were refused, or MAIL or DATA was, no SendBody comes before (if the peer says 354
     /// although no recipient was accepted, the session sends the lone dot itself).
-    Done { key: u64, replies: Vec<Reply> },
+    Done { key: u64, replies: Replies },
     /// The peer cannot be used: bad greeting (4xx/5xx), EHLO and HELO refused, 421, garbage,
     /// over-long reply. Messages without Done have not been answered: those whose final dot was
     /// sent may have been taken. What single recipients were told stands in
@@ -202,9 +207,9 @@ impl ClientSession {
     pub fn start(&mut self, message: Outgoing<'_>, out: &mut Vec<u8>) {
         debug_assert!(self.can_start());
         if message.recipients.is_empty() {
-            self.pending.push_back(ClientEvent::Done { key: message.key, replies: Vec::new() });
+            self.pending.push_back(ClientEvent::Done { key: message.key, replies: Replies::new() });
         } else if let Some(reply) = self.rule_out(&message) {
-            let replies = vec![reply; message.recipients.len()];
+            let replies = std::iter::repeat_n(reply, message.recipients.len()).collect();
             self.pending.push_back(ClientEvent::Done { key: message.key, replies });
         } else {
             let resets = std::mem::take(&mut self.left_open);

@@ -96,7 +96,7 @@ mod tests {
             received_at: WallTime(0),
             client: None,
         };
-        Message::new(MessageId(id), envelope, vec![b'x'; bytes])
+        Message::new(MessageId(id), envelope, vec![b'x'; bytes].into())
     }
 
     #[test]

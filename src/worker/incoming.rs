@@ -1,6 +1,6 @@
 //! A message on its way in: from the first body byte to the fate of its commit.
 //!
-//! Owns: where body bytes are kept meanwhile. A small body is gathered in one vector, which afterwards
+//! Owns: where body bytes are kept meanwhile. A small body is gathered in one block, which afterwards
 //! is the copy kept for delivery. One that outgrows `limits::COPY_BYTES` is received straight into
 //! aligned fragment buffers, which are written as they are. Promises: memory per message stays at one
 //! fragment buffer; a message is reported durable only when every group that holds a part of it is.
@@ -11,14 +11,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Worker;
-use super::home::{Home, Watch};
+use super::fate::Watch;
+use super::home::Home;
 use super::message::Message;
 use crate::config::Durability;
 use crate::limits;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::trace::{self, Received};
-use crate::ring::{self, AlignedBuf, Stream};
+use crate::ring::{self, AlignedBuf, Block, Stream};
 use crate::smtp::server::ServerSession;
 use crate::spool::{FRAGMENT_HEADROOM, FragmentRef, NewMessage, Refusal, Slot};
 
@@ -35,7 +36,7 @@ pub struct Incoming {
     client: IpAddr,
     home: Rc<Home>,
     /// Trace headers and body as long as it is small.
-    body: Vec<u8>,
+    body: Block,
     direct: Option<Direct>,
     fragments: Vec<FragmentRef>,
     commits: Vec<Watch>,
@@ -72,14 +73,15 @@ impl Incoming {
             Err(Refusal::Unwritable) => Some(Stored::Failed),
         };
         let expected = (transaction.declared_bytes as usize).min(limits::COPY_BYTES);
-        let mut body = Vec::with_capacity(512 + expected.max(1024));
+        let mut header = worker.scratch.take();
+        header.clear();
         let (helo, is_ehlo) = session.greeting_of_client();
         let recipient = match &transaction.envelope.recipients[..] {
             [only] => Some(&only.address),
             _ => None,
         };
         trace::received(
-            &mut body,
+            &mut header,
             &Received {
                 helo,
                 client: Some(client.to_canonical()),
@@ -90,6 +92,9 @@ impl Incoming {
                 at: now,
             },
         );
+        let mut body = worker.bodies.block(header.len() + expected.max(1024));
+        body.extend_from_slice(&header);
+        worker.scratch.replace(header);
         Incoming {
             id,
             client: client.to_canonical(),
@@ -245,7 +250,7 @@ impl Incoming {
     /// The body has ended: writes the commit record and waits until all of the message is durable.
     pub async fn store(mut self, worker: &Rc<Worker>, mut envelope: Envelope) -> Stored {
         if self.is_direct() {
-            self.body = self.hand_over().await;
+            self.body = self.hand_over().await.into();
         }
         if self.fragments.is_empty() && self.refused.is_none() && is_loop(&self.body) {
             self.refused = Some(Stored::Loop);

@@ -38,6 +38,7 @@ impl Worker {
     pub(super) async fn run_memory(self: Rc<Self>) {
         loop {
             ring::sleep(limits::MEMORY_CHECK_WAIT).await;
+            self.bodies.trim();
             self.mind_memory(ring::resident_bytes());
         }
     }

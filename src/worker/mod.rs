@@ -9,6 +9,7 @@
 mod cache;
 mod counters;
 mod dial;
+mod fate;
 mod gate;
 mod handle;
 mod home;
@@ -51,7 +52,7 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
-use crate::ring::{self, AlignedBuf, BufferPool, Listener, Mailbox, Stream};
+use crate::ring::{self, AlignedBuf, Arena, BufferPool, Listener, Mailbox, Stream};
 use crate::schedule::{Action, Entry, Shard, shard_of};
 use crate::smtp::server::ServerConfig;
 use crate::spool::{RecipientState, Slot};
@@ -108,6 +109,10 @@ pub struct Worker {
     drain: Broadcast,
     stop: Signal,
     fragments: BufferPool,
+    /// Where small bodies lie until they are delivered.
+    bodies: Arena,
+    /// For trace headers; empty between uses but for its room.
+    scratch: RefCell<Vec<u8>>,
     sources_used: Cell<usize>,
     rng: RefCell<Rng>,
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::Worker;
 use super::dial::{self, DialError, Dialled};
-use super::home::Home;
+use super::home::{Home, Numbers};
 use super::link::Link;
 use super::message::Message;
 use super::outcome::{self, Peer, Tried};
@@ -24,7 +24,7 @@ use crate::mail::envelope::BodyKind;
 use crate::mail::reply::Reply;
 use crate::ring;
 use crate::schedule::{ConnId, Entry};
-use crate::smtp::client::{ClientEvent, ClientPhase, ClientSession, Outgoing};
+use crate::smtp::client::{ClientEvent, ClientPhase, ClientSession, Outgoing, Replies};
 use crate::spool::Slot;
 
 /// A connection as the rest of the worker sees it.
@@ -134,7 +134,7 @@ struct Work {
     key: u64,
     entry: Entry,
     message: Rc<Message>,
-    recipients: Vec<u16>,
+    recipients: Numbers,
 }
 
 struct Delivery<'a> {
@@ -218,7 +218,7 @@ impl Delivery<'_> {
         }
     }
 
-    fn start(&mut self, entry: Entry, message: Rc<Message>, recipients: Vec<u16>) {
+    fn start(&mut self, entry: Entry, message: Rc<Message>, recipients: Numbers) {
         let key = self.next_key;
         self.next_key += 1;
         let envelope = &message.envelope;
@@ -342,7 +342,7 @@ impl Delivery<'_> {
         Ok(())
     }
 
-    fn done(&mut self, key: u64, replies: Vec<Reply>) {
+    fn done(&mut self, key: u64, replies: Replies) {
         let at = self.flying.iter().position(|w| w.key == key).expect("the session answers what was started");
         let work = self.flying.remove(at).expect("the position was just found");
         self.asked = false;
@@ -358,7 +358,7 @@ impl Delivery<'_> {
         }
     }
 
-    fn settle(&self, work: &Work, replies: Vec<Reply>) {
+    fn settle(&self, work: &Work, replies: Replies) {
         self.landed(work.entry);
         let tried = Tried {
             shard: self.shard,

@@ -7,7 +7,8 @@
 use std::rc::Rc;
 
 use super::Worker;
-use super::home::{Home, Refusals, Watch};
+use super::fate::Watch;
+use super::home::{Home, Numbers, Outcomes, Refusals};
 use super::message::{LoadError, Message};
 use super::post::ShardEvent;
 use crate::clock::WallTime;
@@ -20,6 +21,7 @@ use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring;
 use crate::schedule::{ConnId, Entry};
+use crate::smtp::client::Replies;
 use crate::spool::{NewMessage, Outcome, Refusal, Reports};
 
 /// One recipient's final refusal.
@@ -47,7 +49,7 @@ pub struct Tried<'a> {
 }
 
 /// Records what an attempt came to, one reply per recipient, and tells the shard.
-pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: Vec<Reply>) {
+pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: Replies) {
     let now = worker.clock.now();
     let slot = tried.entry.slot;
     if home.log().live().get(slot).is_none_or(|m| m.id != tried.message.id) {
@@ -56,7 +58,7 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
         worker.tell_shard(tried.shard.into(), event);
         return;
     }
-    let mut delivered = Vec::with_capacity(tried.recipients.len());
+    let mut delivered = Outcomes::new();
     let mut refused = Vec::new();
     let mut deferred = Vec::new();
     for (&recipient, reply) in tried.recipients.iter().zip(replies) {
@@ -109,7 +111,7 @@ fn tell_delivered(worker: &Worker, tried: &Tried<'_>, recipient: u16, reply: &Re
 
 /// Calls `then` with the part's pending recipients: at once where they are known without the message,
 /// else when it has been read.
-fn with_pending(home: &Rc<Home>, entry: Entry, then: impl FnOnce(Vec<u16>) + 'static) {
+fn with_pending(home: &Rc<Home>, entry: Entry, then: impl FnOnce(Numbers) + 'static) {
     if let Some(pending) = home.pending_without_body(entry) {
         return then(pending);
     }
@@ -371,7 +373,7 @@ async fn write_dsn(
         match appended {
             Ok((slot, group)) => {
                 worker.counters.bounces.add(1);
-                home.keep(slot, Message::new(id, envelope, body));
+                home.keep(slot, Message::new(id, envelope, body.into()));
                 queue_when_durable(worker, home, slot, home.watch(group));
                 return id;
             }

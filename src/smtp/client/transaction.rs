@@ -5,7 +5,9 @@
 //! reply, whatever mix of refusals comes. Must not: know of other messages or of the connection.
 use std::io::Write;
 
-use super::{Capabilities, Outgoing};
+use smallvec::SmallVec;
+
+use super::{Capabilities, Outgoing, Replies};
 use crate::mail::envelope::BodyKind;
 use crate::mail::reply::Reply;
 use crate::smtp::reply::ReplyReader;
@@ -28,7 +30,7 @@ pub(super) enum Outcome {
     /// More answers are due.
     Waiting,
     SendBody,
-    Done(Vec<Reply>),
+    Done(Replies),
     /// A reply that cannot answer its command, such as 250 to DATA.
     Nonsense,
 }
@@ -48,7 +50,7 @@ pub(super) struct Transaction {
     /// Whether the peer accepted MAIL and so has a transaction open until a final dot or RSET.
     opened: bool,
     /// Per recipient: the refusal, or none while it is accepted or not answered.
-    refusals: Vec<Option<Reply>>,
+    refusals: SmallVec<[Option<Reply>; 1]>,
     /// Whether the final dot went out for no recipient at all.
     lone_dot: bool,
 }
@@ -70,7 +72,7 @@ impl Transaction {
             unsent: Vec::new(),
             unsent_from: 0,
             opened: false,
-            refusals: vec![None; message.recipients.len()],
+            refusals: std::iter::repeat_n(None, message.recipients.len()).collect(),
             lone_dot: false,
         };
         if capabilities.pipelining {
@@ -144,7 +146,7 @@ impl Transaction {
             Command::Mail => {
                 self.refuse_rest(&reader.reply());
                 if !self.is_pipelined() {
-                    return self.done(&reader.reply());
+                    return self.done(reader.reply());
                 }
             }
             Command::Rcpt(index) => {
@@ -154,10 +156,10 @@ impl Transaction {
                 }
                 let is_last = index + 1 == self.recipients;
                 if is_last && !self.is_pipelined() && self.accepts_none() {
-                    return self.done(&reader.reply());
+                    return self.done(reader.reply());
                 }
             }
-            Command::Data if !go_ahead => return self.done(&reader.reply()),
+            Command::Data if !go_ahead => return self.done(reader.reply()),
             Command::Data if self.accepts_none() => {
                 // The peer waits for data that nobody would get (RFC 2920 §3.1).
                 out.extend_from_slice(b".\r\n");
@@ -165,15 +167,24 @@ impl Transaction {
                 self.lone_dot = true;
             }
             Command::Data => return Outcome::SendBody,
-            Command::Dot => return self.done(&reader.reply()),
+            Command::Dot => return self.done(reader.reply()),
         }
         self.send_next(out);
         Outcome::Waiting
     }
 
-    fn done(&mut self, last: &Reply) -> Outcome {
+    /// `last` answers everyone who was not refused before.
+    fn done(&mut self, last: Reply) -> Outcome {
         let refusals = std::mem::take(&mut self.refusals);
-        Outcome::Done(refusals.into_iter().map(|r| r.unwrap_or_else(|| last.clone())).collect())
+        let mut left = refusals.iter().filter(|r| r.is_none()).count();
+        let mut last = Some(last);
+        let replies = refusals.into_iter().filter_map(|refusal| {
+            refusal.or_else(|| {
+                left -= 1;
+                if left == 0 { last.take() } else { last.clone() }
+            })
+        });
+        Outcome::Done(replies.collect())
     }
 
     fn accepts_none(&self) -> bool {
