@@ -164,6 +164,9 @@ pub const COMMIT_BUFFERS: usize = COMMITS_IN_FLIGHT + 1;
 pub const COPY_BYTES: usize = 32 * 1024;
 /// Fragment buffers of one worker; a session that needs one more waits, which slows its sender.
 pub const FRAGMENT_BUFFERS: usize = 256;
+/// Fragments of a message kept in memory for its delivery: larger ones are read back from the disk, or a
+/// few of them would take the buffers of many.
+pub const KEPT_FRAGMENTS: usize = 2;
 /// Body bytes in one fragment.
 pub const FRAGMENT_BYTES: usize = 128 * 1024;
 /// Size of a fragment buffer: the body, a block for the record headers, and a block so that the last read
@@ -264,6 +267,9 @@ pub const MEMORY_TIGHT_PERCENT: u64 = 85;
 /// How often a worker looks at the memory in use: between two looks a disk or network of 1 GB/s brings
 /// a few hundred megabytes at most.
 pub const MEMORY_CHECK_WAIT: Duration = Duration::from_millis(250);
+/// How often a worker gives back what the allocator holds free: more often would have the kernel clear the
+/// same pages again and again, and less often shows in the memory of a server that has become quiet.
+pub const HEAP_COLLECT_WAIT: Duration = Duration::from_secs(1);
 /// Looks in a row that must find the memory full, with nothing left to give back, before new mail is refused.
 pub const MEMORY_FULL_LOOKS: u32 = 20;
 /// Bytes of bodies a worker keeps in memory after commit, for delivery without reading the disk.

@@ -86,6 +86,7 @@ mod tests {
     use super::*;
     use crate::clock::WallTime;
     use crate::mail::envelope::{BodyForm, BodyKind, Envelope};
+    use crate::ring::Block;
 
     fn message(id: u64, bytes: usize) -> Rc<Message> {
         let envelope = Envelope {
@@ -96,7 +97,7 @@ mod tests {
             received_at: WallTime(0),
             client: None,
         };
-        Message::new(MessageId(id), envelope, vec![b'x'; bytes].into())
+        Message::new(MessageId(id), envelope, Block::from(vec![b'x'; bytes]).into())
     }
 
     #[test]

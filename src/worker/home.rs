@@ -304,8 +304,11 @@ impl Home {
         if let Err(error) = &result {
             tracing::error!(%error, "a commit failed; what it held is refused or written again");
         }
+        let returned = self.log.borrow_mut().on_written(seq, SpoolBuf(buffer), result.is_ok());
         // A fragment's buffer goes back to its pool when it is dropped.
-        drop(self.log.borrow_mut().on_written(seq, SpoolBuf(buffer), result.is_ok()));
+        if let Some(SpoolBuf(buffer)) = returned {
+            self.fates.hand_back(seq, buffer);
+        }
         if result.is_err() {
             self.log.borrow_mut().fail_all_in_flight();
             self.fault.raise();

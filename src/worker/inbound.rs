@@ -12,7 +12,7 @@ use super::Worker;
 use super::incoming::{Incoming, LEAST_READ, Stored};
 use crate::events::Event;
 use crate::limits;
-use crate::ring::{self, Listener, Stream};
+use crate::ring::{self, Listener, Posted, Stream};
 use crate::smtp::server::{Goodbye, Peer, ServerSession, Step, Verdict};
 
 /// Accepts until the listener is closed.
@@ -73,6 +73,8 @@ struct Talk {
     input: Vec<u8>,
     start: usize,
     replies: Vec<u8>,
+    /// Replies on their way that nobody has waited for.
+    posted: Option<Posted>,
     incoming: Option<Incoming>,
 }
 
@@ -90,6 +92,7 @@ impl Talk {
             input,
             start: 0,
             replies: Vec::with_capacity(512),
+            posted: None,
             incoming: None,
         }
     }
@@ -100,7 +103,7 @@ impl Talk {
             if self.worker.draining.get() && self.incoming.is_none() {
                 return self.say_goodbye(Goodbye::Stopping).await;
             }
-            if !self.flush().await {
+            if !self.post().await {
                 return Ended::ByPeer;
             }
             // The stop may have come while the replies went out.
@@ -125,8 +128,29 @@ impl Talk {
         Ended::ByUs
     }
 
+    /// Has the replies sent while the next command is waited for; false if the peer did not take the last.
+    async fn post(&mut self) -> bool {
+        if self.replies.is_empty() {
+            return true;
+        }
+        let Some(spare) = self.settle().await else { return false };
+        self.posted = self.stream.post(std::mem::replace(&mut self.replies, spare)).ok();
+        self.posted.is_some()
+    }
+
+    /// Waits for replies on their way; an empty buffer, or none if the peer did not take them.
+    async fn settle(&mut self) -> Option<Vec<u8>> {
+        let Some(posted) = self.posted.take() else { return Some(Vec::new()) };
+        let (result, mut buffer) = posted.settle(limits::REPLY_WRITE_WAIT).await;
+        buffer.clear();
+        result.is_ok().then_some(buffer)
+    }
+
     /// Sends the replies; false if the peer does not take them.
     async fn flush(&mut self) -> bool {
+        if self.settle().await.is_none() {
+            return false;
+        }
         if self.replies.is_empty() {
             return true;
         }

@@ -4,10 +4,12 @@
 //! the session above sees plain bytes only; every wait has the bound the caller gives. Must not: know
 //! SMTP.
 use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits;
-use crate::ring::Stream;
+use crate::ring::{AlignedBuf, Piece, Posted, Stream};
 use crate::tls::{ClientTls, TlsStream};
 
 pub struct Link {
@@ -18,6 +20,9 @@ pub struct Link {
     start: usize,
     /// Ciphertext on its way in or out; empty between calls.
     cipher: Vec<u8>,
+    /// A send nobody has waited for, and an empty buffer to write the next into.
+    posted: Option<Posted>,
+    spare: Vec<u8>,
 }
 
 impl Link {
@@ -28,6 +33,8 @@ impl Link {
             plain: Vec::with_capacity(limits::LINK_BUFFER_BYTES),
             start: 0,
             cipher: Vec::new(),
+            posted: None,
+            spare: Vec::new(),
         }
     }
 
@@ -53,6 +60,7 @@ impl Link {
         if out.is_empty() {
             return Ok(());
         }
+        self.settle(wait).await?;
         let Some(tls) = &mut self.tls else {
             let (result, mut buffer) = self.stream.write_all(std::mem::take(out), wait).await;
             buffer.clear();
@@ -62,6 +70,51 @@ impl Link {
         tls.send(out).map_err(io::Error::other)?;
         out.clear();
         self.send_cipher(wait).await
+    }
+
+    /// Has all of `out` sent and clears it, without waiting for it to be taken; that is found out at the
+    /// next call, or by a read that fails.
+    pub async fn post(&mut self, out: &mut Vec<u8>, wait: Duration) -> io::Result<()> {
+        if self.tls.is_some() || out.is_empty() {
+            return self.send(out, wait).await;
+        }
+        self.settle(wait).await?;
+        let spare = std::mem::take(&mut self.spare);
+        self.posted = Some(self.stream.post(std::mem::replace(out, spare))?);
+        Ok(())
+    }
+
+    /// Sends all of `out`, clears it, and sends a part of `buffer` without copying it where TLS does not.
+    pub async fn send_buffer(
+        &mut self,
+        out: &mut Vec<u8>,
+        buffer: &Arc<AlignedBuf>,
+        range: Range<usize>,
+        wait: Duration,
+    ) -> io::Result<()> {
+        if self.tls.is_some() {
+            for chunk in buffer[range].chunks(limits::FRAGMENT_BYTES) {
+                out.extend_from_slice(chunk);
+                self.send(out, wait).await?;
+            }
+            return Ok(());
+        }
+        self.settle(wait).await?;
+        let pieces = vec![Piece::Owned(std::mem::take(out)), Piece::Buffer(buffer.clone(), range)];
+        let (result, pieces) = self.stream.write_pieces(pieces, wait).await;
+        if let Some(Piece::Owned(mut buffer)) = pieces.into_iter().next() {
+            buffer.clear();
+            *out = buffer;
+        }
+        result
+    }
+
+    async fn settle(&mut self, wait: Duration) -> io::Result<()> {
+        let Some(posted) = self.posted.take() else { return Ok(()) };
+        let (result, mut buffer) = posted.settle(wait).await;
+        buffer.clear();
+        self.spare = buffer;
+        result
     }
 
     async fn send_cipher(&mut self, wait: Duration) -> io::Result<()> {
@@ -138,6 +191,7 @@ impl Link {
     }
 
     pub async fn close(mut self) {
+        drop(self.posted.take());
         if let Some(tls) = &mut self.tls {
             tls.close();
             let _ = self.send_cipher(limits::QUIT_WAIT).await;

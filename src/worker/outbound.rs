@@ -290,7 +290,7 @@ impl Delivery<'_> {
     async fn turn(&mut self) -> Result<(), Reply> {
         // What is there may be half a reply; only if nothing comes of it is more waited for.
         if !self.work_off().await? {
-            self.link.send(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
+            self.link.post(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
             let wait = match self.session.phase() {
                 ClientPhase::DataStart => limits::DATA_START_WAIT,
                 ClientPhase::DataEnd => limits::DATA_END_WAIT,
@@ -329,9 +329,14 @@ impl Delivery<'_> {
         let work = self.flying.iter().find(|w| w.key == key).expect("the session answers what was started");
         let message = work.message.clone();
         if message.body.len() <= limits::COPY_BYTES {
-            self.out.extend_from_slice(&message.body);
+            self.out.extend_from_slice(message.body.rest());
         } else {
-            for chunk in message.body.chunks(limits::FRAGMENT_BYTES) {
+            for (buffer, range) in message.body.fragments() {
+                let sent =
+                    self.link.send_buffer(&mut self.out, buffer, range.clone(), limits::DATA_WRITE_WAIT);
+                sent.await.map_err(|e| self.lost(&e))?;
+            }
+            for chunk in message.body.rest().chunks(limits::FRAGMENT_BYTES) {
                 self.out.extend_from_slice(chunk);
                 self.link.send(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
             }

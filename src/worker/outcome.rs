@@ -19,7 +19,7 @@ use crate::mail::dsn::{self, Bounce, Failure};
 use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
-use crate::ring;
+use crate::ring::{self, Block};
 use crate::schedule::{ConnId, Entry};
 use crate::smtp::client::Replies;
 use crate::spool::{NewMessage, Outcome, Refusal, Reports};
@@ -353,7 +353,7 @@ async fn write_dsn(
             original_sender: sender,
             received_at: message.envelope.received_at,
             failures: &failures,
-            original_headers: &message.body,
+            original_headers: message.body.start(),
             original_form: message.envelope.body_form,
         },
     );
@@ -373,7 +373,7 @@ async fn write_dsn(
         match appended {
             Ok((slot, group)) => {
                 worker.counters.bounces.add(1);
-                home.keep(slot, Message::new(id, envelope, body.into()));
+                home.keep(slot, Message::new(id, envelope, Block::from(body).into()));
                 queue_when_durable(worker, home, slot, home.watch(group));
                 return id;
             }
