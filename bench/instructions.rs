@@ -57,7 +57,8 @@ fn receive(messages: u64) {
     let mut session = ServerSession::new(Arc::new(config), peer);
     let mut replies = Vec::with_capacity(4096);
     session.step(b"EHLO client.test\r\n", &mut replies);
-    let mut input = format!("MAIL FROM:<{SENDER}> SIZE=4096\r\nRCPT TO:<{RECIPIENT}>\r\nDATA\r\n").into_bytes();
+    let mut input =
+        format!("MAIL FROM:<{SENDER}> SIZE=4096\r\nRCPT TO:<{RECIPIENT}>\r\nDATA\r\n").into_bytes();
     while input.len() < BODY_BYTES {
         input.extend_from_slice(&[b'x'; 72]);
         input.extend_from_slice(b"\r\n");
@@ -186,8 +187,14 @@ fn schedule(messages: u64) {
     let mut batch = Vec::new();
     for slot in 0..messages as u32 {
         let entry = Entry { home: 0, slot, part: 0 };
-        let enqueue =
-            Event::Enqueue { destination: &domain, entry, recipients: 1, attempts: 0, received_at: NOW, due: NOW };
+        let enqueue = Event::Enqueue {
+            destination: &domain,
+            entry,
+            recipients: 1,
+            attempts: 0,
+            received_at: NOW,
+            due: NOW,
+        };
         shard.handle(NOW, enqueue, &mut actions);
         while !actions.is_empty() {
             std::mem::swap(&mut batch, &mut actions);
