@@ -217,7 +217,7 @@ fn schedule(messages: u64) {
 fn deliver(messages: u64) {
     let mut session = ClientSession::new(ClientConfig { ehlo_name: "mta.test".into(), starttls: false });
     let mut out = Vec::with_capacity(4096);
-    let mut feed = |session: &mut ClientSession, mut input: &[u8], out: &mut Vec<u8>| loop {
+    let feed = |session: &mut ClientSession, mut input: &[u8], out: &mut Vec<u8>| loop {
         let (consumed, event) = session.feed(input, out);
         input = &input[consumed..];
         match event {

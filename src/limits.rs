@@ -260,8 +260,10 @@ pub const TLS_SESSION_HOSTS: usize = 2048;
 pub const DSN_HEADER_BYTES: usize = 16 * 1024;
 /// Recipients reported in one bounce; the caller makes another bounce of the rest.
 pub const DSN_RECIPIENTS: usize = 100;
-/// Receive buffer of a session that talks commands.
-pub const SESSION_BUFFER_BYTES: usize = 8 * 1024;
+/// Receive buffer of a session that talks commands: a message of 4 KiB and the commands behind it fit.
+pub const SESSION_BUFFER_BYTES: usize = 5 * 1024;
+/// Receive buffer of a session whose body has filled that one, until the body ends or moves into fragments.
+pub const BODY_BUFFER_BYTES: usize = 32 * 1024;
 /// Part of `--memory-limit` in use from which bodies kept in memory are given back.
 pub const MEMORY_TIGHT_PERCENT: u64 = 85;
 /// How often a worker looks at the memory in use: between two looks a disk or network of 1 GB/s brings

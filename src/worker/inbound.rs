@@ -190,13 +190,16 @@ impl Talk {
 
     /// Moves the unconsumed rest to the front. A body deserves a larger buffer than commands do.
     fn make_room(&mut self) {
+        let was_full = self.input.len() == self.input.capacity();
         if self.start == self.input.len() {
             self.input.clear();
         } else if self.start > 0 {
             self.input.drain(..self.start);
         }
         self.start = 0;
-        if self.input.capacity() > limits::SESSION_BUFFER_BYTES {
+        if self.session.in_body() && was_full && self.input.capacity() < limits::BODY_BUFFER_BYTES {
+            self.input.reserve_exact(limits::BODY_BUFFER_BYTES - self.input.len());
+        } else if !self.session.in_body() && self.input.capacity() > limits::SESSION_BUFFER_BYTES {
             self.input.shrink_to(limits::SESSION_BUFFER_BYTES);
         }
         if self.input.len() == self.input.capacity() {
