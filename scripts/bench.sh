@@ -5,6 +5,7 @@
 #        scripts/bench.sh --rss [--rate N] [BINARY]
 #        scripts/bench.sh --curves [--backlog N[,N…]] [BINARY]
 #        scripts/bench.sh --sessions [N] [BINARY]
+#        scripts/bench.sh --latency RATE[,RATE…] [BINARY]
 #
 # Rounds (7 by default) are interleaved: each round runs every case once, in another order, so that what
 # changes on the machine meanwhile meets all of them alike. Given several binaries, each case is run with
@@ -13,6 +14,8 @@
 # end: once below capacity, once as fast as it goes. --curves shows what a message costs as the work grows:
 # more destinations, more connections, a longer queue (10,000 and 100,000 messages, or --backlog), delivered
 # from memory where it fits there. --sessions shows the memory of that many open sessions (10,000).
+# --latency holds a rate for 20 seconds and shows how long a message waits for its 250, from the moment it
+# was due (its commands included), and beside it the commits of the same run: what the bare log took.
 #
 # Beside each run a probe of its own does the same little work ten times a second (a spin of fixed length,
 # one 4 KiB write with O_DIRECT and O_DSYNC): where that takes longer than in other runs of the case, the
@@ -188,6 +191,23 @@ def run(binary, case, share):
     return result
 
 
+def latency(args):
+    binary = (args.binary or [DEFAULT])[0]
+    print(f"{machine()}\n")
+    print("| messages/s | 250 after p50 | p99 | commit p50 | p99 | messages per group |\n|---:|---:|---:|---:|---:|---:|")
+    for rate in map(int, args.latency.split(",")):
+        work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
+        server = Server(binary, work, ["--retry-schedule", "1h"], "127.0.0.1:9")
+        server.settle()
+        sent = load(server.addr, rate * 20, ["--rate", str(rate)])["latency"]["whole"]
+        command = [binary, "queue", "summary", "--json", "--spool", os.path.join(work, "spool")]
+        commits = json.loads(subprocess.run(command, stdout=subprocess.PIPE).stdout)["report"]["counters"]["commit_us"]
+        print(f"| {rate:,} | {sent['p50_us'] / 1e3:.2f} ms | {sent['p99_us'] / 1e3:.2f} ms | {commits['p50'] / 1e3:.2f} ms |"
+              f" {commits['p99'] / 1e3:.2f} ms | {rate * 20 / commits['count']:.1f} |", flush=True)
+        stop(server.child)
+        shutil.rmtree(work)
+
+
 def curve_of(binary, messages, load_flags):
     CASES["curve"] = (messages, [], load_flags, True)
     result = run(binary, "curve", 1)
@@ -342,12 +362,13 @@ def memory(args):
         sys.exit("memory grows with the number of messages that have passed")
 
 
-parser = argparse.ArgumentParser(usage="scripts/bench.sh [-n ROUNDS] [-c CASE,…] [-q] [--rss [--rate N]] [--curves] [--sessions [N]] [BINARY…]")
+parser = argparse.ArgumentParser(usage="scripts/bench.sh [-n ROUNDS] [-c CASE,…] [-q] [--rss [--rate N]] [--curves] [--sessions [N]] [--latency RATE,…] [BINARY…]")
 parser.add_argument("-n", dest="rounds", type=int, default=7)
 parser.add_argument("-c", dest="cases")
 parser.add_argument("-q", dest="quick", action="store_true")
 parser.add_argument("--rss", action="store_true")
 parser.add_argument("--rate", type=int, default=10_000)
+parser.add_argument("--latency")
 parser.add_argument("--curves", action="store_true")
 parser.add_argument("--backlog", default="10000,100000")
 parser.add_argument("--sessions", type=int, nargs="?", const=10_000)
@@ -360,6 +381,8 @@ try:
         memory(args)
     elif args.curves:
         curves(args)
+    elif args.latency:
+        latency(args)
     elif args.sessions:
         sessions(args)
     else:
