@@ -8,6 +8,7 @@
 //! | `empty` | handing out and finishing what is queued; per message |
 //!
 //! `cargo bench --bench scheduler`
+use std::sync::Arc;
 use std::time::Duration;
 
 use divan::Bencher;
@@ -15,7 +16,7 @@ use divan::counter::ItemsCount;
 use ringpost::clock::WallTime;
 use ringpost::limits;
 use ringpost::mail::address::Domain;
-use ringpost::schedule::{Action, Entry, Event, Shard, ShardConfig};
+use ringpost::schedule::{Action, Entry, Event, Limits, Policies, Policy, Shard, ShardConfig};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,14 +39,20 @@ struct Driver {
 
 impl Driver {
     fn new() -> Driver {
+        let policy = Policy {
+            limits: Limits { connections: limits::DEFAULT_DESTINATION_CONNECTIONS, ..Limits::NONE },
+            messages_per_connection: limits::DEFAULT_MESSAGES_PER_CONNECTION,
+            recipients_per_message: u16::MAX,
+            retry_schedule: vec![Duration::from_secs(900)],
+            max_age: limits::DEFAULT_MAX_AGE,
+            delay_warning: None,
+            adaptive: true,
+        };
         let config = ShardConfig {
             seed: 1,
             homes: 1,
-            retry_schedule: vec![Duration::from_secs(900)],
             jitter_percent: limits::RETRY_JITTER_PERCENT,
-            max_age: limits::DEFAULT_MAX_AGE,
-            destination_connections: limits::DEFAULT_DESTINATION_CONNECTIONS,
-            messages_per_connection: limits::DEFAULT_MESSAGES_PER_CONNECTION,
+            policies: Arc::new(Policies::one(policy)),
             window: limits::CONNECTION_WINDOW,
             connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER,
             connection_idle: limits::OUTBOUND_IDLE_WAIT,

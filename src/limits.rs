@@ -133,6 +133,16 @@ pub const EXPIRY_SWEEPS: u32 = 256;
 /// Deferred entries of one destination kept as a plain list, searched from end to end; with more,
 /// the destination gets a timer wheel of its own.
 pub const DEFERRED_LIST: u32 = 32;
+/// A rate's burst, where none is given, is what so much time brings: timers are a few milliseconds late,
+/// and what they miss is made up for.
+pub const RATE_BURST: Duration = Duration::from_millis(10);
+/// Shortest time of a rate: below it the timers' lateness is most of it.
+pub const MIN_RATE_PERIOD: Duration = Duration::from_secs(1);
+/// Longest time of a rate.
+pub const MAX_RATE_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// How much later than another a message may reach its peer after it was granted, without the peer
+/// counting more than the rate allows.
+pub const RATE_JITTER: Duration = Duration::from_millis(20);
 /// Entries allocated at once: growth is never a copy of the whole table.
 pub const ENTRY_CHUNK: usize = 4096;
 

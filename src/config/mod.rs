@@ -101,6 +101,8 @@ pub struct Config {
     pub max_connections: usize,
     pub max_connections_per_ip: usize,
     pub destination_connections: u32,
+    /// Messages to one destination; none: no limit.
+    pub destination_rate: Option<crate::schedule::Rate>,
     pub messages_per_connection: u32,
     pub retry_schedule: Vec<Duration>,
     pub max_age: Duration,

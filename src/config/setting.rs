@@ -142,6 +142,12 @@ pub static SETTINGS: &[Setting] = &[
     ),
     one("destination-connections", "N", Text(&["20"]), "Most connections to one destination at a time"),
     one(
+        "destination-rate",
+        "N/TIME",
+        Unset("as fast as it takes them"),
+        "Most messages sent to one destination in a time, as in 100/s or 5000/h",
+    ),
+    one(
         "messages-per-connection",
         "N",
         Text(&["1000"]),

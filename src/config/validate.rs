@@ -93,6 +93,7 @@ impl Reader<'_> {
                 1,
                 limits::OUTBOUND_CONNECTIONS_PER_WORKER as u64,
             ) as u32,
+            destination_rate: self.one("destination-rate", grammar::rate),
             messages_per_connection: self.count("messages-per-connection", 1, u32::MAX.into()) as u32,
             retry_schedule: self.one("retry-schedule", grammar::schedule).unwrap_or_default(),
             max_age: self.time("max-age", Duration::from_secs(1), limits::MAX_AGE),

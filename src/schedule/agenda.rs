@@ -6,7 +6,7 @@
 //! (the timer on `SCHEDULE_TIMER_BATCH`); destinations with more than that take turns. Must not:
 //! be called while a destination is in the middle of a change.
 use super::Action;
-use super::retry::floor_secs;
+use super::retry::{floor_secs, max_age_secs};
 use super::shard::Shard;
 use super::timers::NEVER;
 use super::wheel::NIL;
@@ -173,14 +173,14 @@ impl Shard {
     /// batches as it takes, each from where the last one stopped.
     fn sweep(&mut self, id: u32, actions: &mut Vec<Action>) -> bool {
         let now = floor_secs(self.now);
+        let max_age_secs = max_age_secs(self.policy(id).max_age);
         let destination = &mut self.destinations.slab[id as usize];
         if !destination.agenda.sweep {
             if destination.ready == 0 || destination.sweep_at > now {
                 return true;
             }
             destination.agenda.sweep = true;
-            destination.sweep_floor =
-                now.saturating_add((self.retry.max_age_secs() / limits::EXPIRY_SWEEPS).max(1));
+            destination.sweep_floor = now.saturating_add((max_age_secs / limits::EXPIRY_SWEEPS).max(1));
             destination.sweep_at = NEVER;
             let mut lane = destination.lanes;
             while lane != NIL {
@@ -213,7 +213,7 @@ impl Shard {
             if !self.spend() {
                 return false;
             }
-            let expiry = self.retry.expiry(&self.entries[entry]);
+            let expiry = self.expiry(self.destinations.lanes[id as usize].destination, entry);
             if expiry <= now {
                 self.remove_ready(id, before, entry);
                 self.expire(entry, actions);

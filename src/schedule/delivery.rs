@@ -33,7 +33,9 @@ impl Shard {
             self.destinations.slab[destination as usize].open += 1;
             self.stop_deferring(destination);
         }
-        if self.destinations.lanes[id as usize].ready.len > 0 && self.must_yield(conn) {
+        let closes = self.is_suspended(destination)
+            || self.destinations.lanes[id as usize].ready.len > 0 && self.must_yield(conn);
+        if closes {
             self.close(conn, actions);
         } else {
             self.ask(conn, room);
@@ -91,8 +93,18 @@ impl Shard {
         self.homes[usize::from(home)].idle.push_back(&mut self.connections.slab, conn);
     }
 
-    /// Hands the lane's ready mail to the connections that ask for it.
+    /// Hands the lane's ready mail to the connections that ask for it, as far as the destination may
+    /// have it.
     pub(super) fn serve(&mut self, lane: u32, actions: &mut Vec<Action>) {
+        let destination = self.destinations.lanes[lane as usize].destination;
+        if self.destinations.slab[destination as usize].throttle == NIL {
+            self.serve_all(lane, actions);
+        } else {
+            self.serve_in_turn(lane, actions);
+        }
+    }
+
+    pub(super) fn serve_all(&mut self, lane: u32, actions: &mut Vec<Action>) {
         while let Some(conn) = self.destinations.lanes[lane as usize].asking.front() {
             let Some(id) = self.pop_live(lane, actions) else { return };
             self.deliver(conn, id, actions);
@@ -100,15 +112,16 @@ impl Shard {
     }
 
     /// The lane's first ready entry that is not too old; those that are expire on the way, in batches.
-    fn pop_live(&mut self, lane: u32, actions: &mut Vec<Action>) -> Option<u32> {
+    pub(super) fn pop_live(&mut self, lane: u32, actions: &mut Vec<Action>) -> Option<u32> {
         loop {
             let head = self.destinations.lanes[lane as usize].ready.head;
             if head == NIL {
                 return None;
             }
-            let live = self.retry.expiry(&self.entries[head]) > floor_secs(self.now);
+            let destination = self.destinations.lanes[lane as usize].destination;
+            let live = self.expiry(destination, head) > floor_secs(self.now);
             if !live && self.budget == 0 {
-                self.list(self.destinations.lanes[lane as usize].destination);
+                self.list(destination);
                 return None;
             }
             let id = self.pop_ready(lane)?;
@@ -120,7 +133,7 @@ impl Shard {
         }
     }
 
-    fn deliver(&mut self, conn: u32, id: u32, actions: &mut Vec<Action>) {
+    pub(super) fn deliver(&mut self, conn: u32, id: u32, actions: &mut Vec<Action>) {
         self.stop_idling(conn);
         let connection = &mut self.connections.slab[conn as usize];
         let lane = &mut self.destinations.lanes[connection.lane as usize];
@@ -130,7 +143,8 @@ impl Shard {
         connection.carried += 1;
         connection.room -= 1;
         let full = connection.room == 0;
-        let worn = connection.carried >= self.messages_per_connection;
+        let carried = connection.carried;
+        let of = lane.destination;
         self.destinations.slab[lane.destination as usize].in_flight += 1;
         self.stats.in_flight += 1;
         let home = lane.home;
@@ -139,7 +153,7 @@ impl Shard {
         }
         let conn_id = self.connections.id(conn);
         actions.push(Action::Deliver { home, conn: conn_id, entry: self.entries[id].entry() });
-        if worn {
+        if carried >= self.policy(of).messages_per_connection.max(1) {
             self.close(conn, actions);
         }
     }
@@ -247,7 +261,8 @@ impl Shard {
     fn back_off(&mut self, id: u32) {
         let destination = &mut self.destinations.slab[id as usize];
         destination.failures = destination.failures.saturating_add(1);
-        let until = self.retry.next(self.now, destination.failures);
+        let schedule = &self.policies.get(destination.policy).retry_schedule;
+        let until = self.retry.next(self.now, schedule, destination.failures);
         destination.agenda.defer = true;
         let mut lane = destination.lanes;
         while lane != NIL {

@@ -10,12 +10,17 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::deferred::Deferred;
 use super::entries::Fifo;
 use super::list::{Linked, Links, List};
+use super::policy::PolicyId;
 use super::timers::{NEVER, Timed, Timer};
 use super::wheel::NIL;
 use crate::mail::address::Domain;
 
+/// The lists a lane can be in: for a connection slot, and for its turn under a rate.
+const SLOT: u8 = 0;
+pub(super) const RATE: u8 = 1;
+
 /// Lanes that wait for a connection slot.
-pub(super) type Waiting = List<0>;
+pub(super) type Waiting = List<SLOT>;
 
 /// Those in want of one resource, a destination's or a home's connections, in the order in which
 /// they are served: who has no connection at all comes before who would like another.
@@ -50,6 +55,9 @@ impl Queues {
 pub(super) struct Destination {
     pub(super) name: Domain,
     pub(super) timer: Timer,
+    pub(super) policy: PolicyId,
+    /// What else holds it back, if anything does (NIL).
+    pub(super) throttle: u32,
     /// First of the chain of lanes.
     pub(super) lanes: u32,
     pub(super) deferred: Deferred,
@@ -89,10 +97,12 @@ pub(super) struct Agenda {
 }
 
 impl Destination {
-    fn new(name: Domain) -> Destination {
+    fn new(name: Domain, policy: PolicyId) -> Destination {
         Destination {
             name,
             timer: Timer::UNSET,
+            policy,
+            throttle: NIL,
             lanes: NIL,
             deferred: Deferred::EMPTY,
             ready: 0,
@@ -138,7 +148,10 @@ pub(super) struct Lane {
     pub(super) sibling: u32,
     pub(super) home: u8,
     pub(super) queue: Queue,
+    /// It queues for its turn under a rate.
+    pub(super) in_turn: bool,
     pub(super) waiting: Links,
+    turn: Links,
     pub(super) ready: Fifo,
     /// Connections being opened.
     pub(super) opening: u32,
@@ -155,9 +168,15 @@ pub(super) struct Lane {
     pub(super) swept: u32,
 }
 
-impl Linked<0> for Lane {
+impl Linked<SLOT> for Lane {
     fn links(&mut self) -> &mut Links {
         &mut self.waiting
+    }
+}
+
+impl Linked<RATE> for Lane {
+    fn links(&mut self) -> &mut Links {
+        &mut self.turn
     }
 }
 
@@ -185,11 +204,8 @@ impl Destinations {
         self.names.find(hash, |id| self.slab[*id as usize].name == *name).copied()
     }
 
-    pub(super) fn find_or_add(&mut self, name: &Domain) -> u32 {
-        if let Some(id) = self.find(name) {
-            return id;
-        }
-        let id = self.slab.insert(Destination::new(name.clone())) as u32;
+    pub(super) fn add(&mut self, name: &Domain, policy: PolicyId) -> u32 {
+        let id = self.slab.insert(Destination::new(name.clone(), policy)) as u32;
         let (seed, slab) = (self.seed, &self.slab);
         self.names
             .insert_unique(Self::hash(seed, name), id, |other| Self::hash(seed, &slab[*other as usize].name));
@@ -215,7 +231,9 @@ impl Destinations {
             sibling: *first,
             home,
             queue: Queue::None,
+            in_turn: false,
             waiting: Links::NONE,
+            turn: Links::NONE,
             ready: Fifo::EMPTY,
             opening: 0,
             active: 0,
@@ -263,8 +281,8 @@ mod tests {
     fn names_come_and_go() {
         let mut table = Destinations::new(9);
         let names: Vec<Domain> = (0..500).map(|n| domain(&format!("d{n}.test"))).collect();
-        let ids: Vec<u32> = names.iter().map(|name| table.find_or_add(name)).collect();
-        assert!(names.iter().zip(&ids).all(|(name, id)| table.find_or_add(name) == *id));
+        let ids: Vec<u32> = names.iter().map(|name| table.add(name, 0)).collect();
+        assert!(names.iter().zip(&ids).all(|(name, id)| table.find(name) == Some(*id)));
         for id in ids.iter().step_by(2) {
             table.remove(*id);
         }
@@ -277,7 +295,7 @@ mod tests {
     fn lanes_leave_from_any_place() {
         for gone in 0..3 {
             let mut table = Destinations::new(0);
-            let id = table.find_or_add(&domain("a.test"));
+            let id = table.add(&domain("a.test"), 0);
             let lanes: Vec<u32> = (0..3).map(|home| table.lane(id, home)).collect();
             table.remove_lane(lanes[gone]);
             let mut left: Vec<u32> = table.lanes_of(id).collect();

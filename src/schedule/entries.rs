@@ -82,6 +82,14 @@ impl Entries {
         None
     }
 
+    /// How many members of the chain from `head` stand before `entry`, if it is in it.
+    pub(super) fn position(&self, head: u32, entry: Entry) -> Option<usize> {
+        let chain = std::iter::successors((head != NIL).then_some(head), |id| {
+            Some(self[*id].next).filter(|id| *id != NIL)
+        });
+        chain.into_iter().position(|id| self[id].entry() == entry)
+    }
+
     /// Takes `id` out of the chain that starts at `head`, where it follows `before`.
     pub(super) fn unlink(&mut self, head: &mut u32, before: u32, id: u32) {
         let next = self[id].next;

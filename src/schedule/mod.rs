@@ -37,7 +37,10 @@ mod deferred;
 mod delivery;
 mod destination;
 mod entries;
+mod explain;
 mod list;
+mod pace;
+mod policy;
 mod retry;
 mod shard;
 #[cfg(test)]
@@ -45,15 +48,23 @@ mod sim;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod timers;
 mod wheel;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::WallTime;
 use crate::mail::address::Domain;
 
+pub use explain::{Explanation, Gate, GateKind};
+pub use policy::{ByName, Limits, Policies, Policy, PolicyId, Rate};
 pub use shard::{Shard, shard_of};
+
+/// A stream of mail (a tenant, a campaign) as the scheduler knows it: the caller gives names numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub u16);
 
 /// One message's part for one destination: `slot` is the home's name for the message, `part` the
 /// index of the destination within it (as `Envelope::destinations` counts).
@@ -72,12 +83,9 @@ pub struct ConnId(pub u64);
 pub struct ShardConfig {
     pub seed: u64,
     pub homes: u8,
-    /// Delays after the first, second, … failed attempt; the last repeats. Jittered by ±`jitter_percent`.
-    pub retry_schedule: Vec<Duration>,
+    /// Spread of retry times around the schedule of a policy.
     pub jitter_percent: u8,
-    pub max_age: Duration,
-    pub destination_connections: u32,
-    pub messages_per_connection: u32,
+    pub policies: Arc<Policies>,
     /// Entries a connection may hold at once (`limits::CONNECTION_WINDOW`).
     pub window: usize,
     /// Connections one home may have open in this shard's name.
@@ -128,6 +136,14 @@ pub enum Event<'a> {
     Retry { destination: Option<&'a Domain> },
     /// The message was removed, or is held: forget this entry wherever it waits (no-op when in flight).
     Forget { entry: Entry, destination: &'a Domain },
+    /// Operator: the destination gets no connection and no mail until `until` (None: until Resume). Its
+    /// connections are closed when what they hold is accounted for. Kept while the destination has no
+    /// mail. `max_age` goes on.
+    Suspend { destination: &'a Domain, until: Option<WallTime> },
+    /// Operator: the end of a suspension, its own or one that a reply has caused.
+    Resume { destination: &'a Domain },
+    /// New policies and limits, in force from here on; every destination's policy is found anew.
+    Policies(Arc<Policies>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

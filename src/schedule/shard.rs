@@ -6,6 +6,7 @@
 //! set. Must not: read a clock.
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -14,7 +15,9 @@ use super::connection::{Connections, IDLE};
 use super::destination::{Destinations, Queues};
 use super::entries::{Entries, Record};
 use super::list::List;
+use super::policy::{Policies, Policy};
 use super::retry::{Retry, ceil_secs, floor_secs};
+use super::throttle::Throttles;
 use super::timers::{NEVER, Timers};
 use super::wheel::NIL;
 use super::{Action, DestinationStats, Entry, Event, ShardConfig, ShardStats};
@@ -43,14 +46,16 @@ pub struct Shard {
     pub(super) connections: Connections,
     pub(super) homes: Vec<Home>,
     pub(super) timers: Timers,
+    pub(super) throttles: Throttles,
     pub(super) retry: Retry,
+    pub(super) policies: Arc<Policies>,
+    /// Where finding policies anew has got to in the table of destinations.
+    pub(super) policies_from: Option<usize>,
     /// Destinations with work left to do in batches.
     pub(super) agenda: VecDeque<u32>,
     /// Where a retry of everything has got to in the table of destinations.
     pub(super) retry_from: Option<usize>,
     pub(super) stats: ShardStats,
-    pub(super) destination_connections: u32,
-    pub(super) messages_per_connection: u32,
     pub(super) window: u8,
     pub(super) connections_per_home: usize,
     connection_idle: Duration,
@@ -68,12 +73,13 @@ impl Shard {
             connections: Connections::new(),
             homes: (0..config.homes).map(|_| home()).collect(),
             timers: Timers::new(),
-            retry: Retry::new(config.retry_schedule, config.jitter_percent, config.max_age, config.seed),
+            throttles: Throttles::new(),
+            retry: Retry::new(config.jitter_percent, config.seed),
+            policies: config.policies,
+            policies_from: None,
             agenda: VecDeque::new(),
             retry_from: None,
             stats: ShardStats::default(),
-            destination_connections: config.destination_connections.max(1),
-            messages_per_connection: config.messages_per_connection.max(1),
             window: config.window.clamp(1, u8::MAX.into()) as u8,
             connections_per_home: config.connections_per_home.max(1),
             connection_idle: config.connection_idle,
@@ -111,12 +117,26 @@ impl Shard {
             Event::Timer => self.timer(actions),
             Event::Retry { destination } => self.retry(destination, actions),
             Event::Forget { entry, destination } => self.forget(entry, destination, actions),
+            Event::Suspend { destination, until } => {
+                let id = self.find_or_add(destination);
+                self.suspend(id, until, actions);
+            }
+            Event::Resume { destination } => {
+                if let Some(id) = self.destinations.find(destination) {
+                    self.resume(id, actions);
+                }
+            }
+            Event::Policies(policies) => {
+                self.policies = policies;
+                self.policies_from = Some(0);
+                self.find_policies(actions);
+            }
         }
     }
 
     /// When `Event::Timer` should come next, if anything waits for time; in the past if work is left.
     pub fn next_timer(&self) -> Option<WallTime> {
-        if !self.agenda.is_empty() || self.retry_from.is_some() {
+        if !self.agenda.is_empty() || self.retry_from.is_some() || self.policies_from.is_some() {
             return Some(self.now);
         }
         let idle = self.homes.iter().filter_map(|home| {
@@ -124,7 +144,7 @@ impl Shard {
             Some(since.saturating_add(self.connection_idle))
         });
         let timer = self.timers.earliest().map(|secs| WallTime::from_secs(secs.into()));
-        idle.chain(timer).min()
+        idle.chain(timer).chain(self.throttles.earliest()).min()
     }
 
     /// The counts, kept as events come: O(1).
@@ -150,7 +170,7 @@ impl Shard {
         most.into_sorted_vec().into_iter().map(|(_, _, id)| self.describe(id)).collect()
     }
 
-    fn describe(&self, id: usize) -> DestinationStats {
+    pub(super) fn describe(&self, id: usize) -> DestinationStats {
         let destination = &self.destinations.slab[id];
         let seconds = |secs: u32| WallTime::from_secs(secs.into());
         let backs_off = destination.failures > 0 && self.held(id as u32);
@@ -169,7 +189,7 @@ impl Shard {
     }
 
     fn enqueue(&mut self, name: &Domain, record: Record, actions: &mut Vec<Action>) {
-        let destination = self.destinations.find_or_add(name);
+        let destination = self.find_or_add(name);
         let id = self.entries.insert(record);
         self.stats.entries += 1;
         self.stats.recipients += u64::from(record.recipients);
@@ -181,11 +201,29 @@ impl Shard {
         self.tidy(destination);
     }
 
+    pub(super) fn find_or_add(&mut self, name: &Domain) -> u32 {
+        if let Some(id) = self.destinations.find(name) {
+            return id;
+        }
+        let id = self.destinations.add(name, self.policies.of(name));
+        self.apply_policy(id);
+        id
+    }
+
+    pub(super) fn policy(&self, destination: u32) -> &Policy {
+        self.policies.get(self.destinations.slab[destination as usize].policy)
+    }
+
+    /// The second from which an entry of the destination is too old to be tried.
+    pub(super) fn expiry(&self, destination: u32, entry: u32) -> u32 {
+        Retry::expiry(&self.entries[entry], self.policy(destination).max_age)
+    }
+
     /// An entry in no chain whose due time may have come: ready, deferred or expired. Returns the lane
     /// it is ready in.
     pub(super) fn wake(&mut self, destination: u32, id: u32, actions: &mut Vec<Action>) -> Option<u32> {
         let now = floor_secs(self.now);
-        let expiry = self.retry.expiry(&self.entries[id]);
+        let expiry = self.expiry(destination, id);
         if expiry <= now {
             self.expire(id, actions);
             None
@@ -204,7 +242,7 @@ impl Shard {
 
     pub(super) fn count_ready(&mut self, destination: u32, id: u32) {
         self.stats.ready += 1;
-        let expiry = self.retry.expiry(&self.entries[id]);
+        let expiry = self.expiry(destination, id);
         let destination = &mut self.destinations.slab[destination as usize];
         destination.ready += 1;
         destination.sweep_at = destination.sweep_at.min(expiry.max(destination.sweep_floor));
@@ -221,14 +259,15 @@ impl Shard {
 
     /// Counts an attempt of an entry in no chain and defers it, or expires it if it is too old.
     pub(super) fn defer(&mut self, destination: u32, id: u32, actions: &mut Vec<Action>) {
+        let expiry = self.expiry(destination, id);
+        let policy = self.policies.get(self.destinations.slab[destination as usize].policy);
         let record = &mut self.entries[id];
         record.attempts = record.attempts.saturating_add(1);
-        let expiry = self.retry.expiry(record);
         let now = floor_secs(self.now);
         if expiry <= now {
             return self.expire(id, actions);
         }
-        record.due = self.retry.next(self.now, record.attempts).min(expiry);
+        record.due = self.retry.next(self.now, &policy.retry_schedule, record.attempts).min(expiry);
         actions.push(Action::Deferred {
             entry: record.entry(),
             attempts: record.attempts,
@@ -322,6 +361,8 @@ impl Shard {
         while let Some(id) = self.timers.pop(&mut self.destinations.slab, now, &mut self.budget) {
             self.list(id);
         }
+        self.wake_throttles(actions);
+        self.find_policies(actions);
         self.run_agenda(actions);
     }
 
@@ -347,7 +388,7 @@ impl Shard {
     pub(super) fn tidy(&mut self, id: u32) {
         let destination = &self.destinations.slab[id as usize];
         let idle = destination.lanes == NIL && destination.entries() == 0;
-        if idle && !destination.agenda.listed && !self.held(id) {
+        if idle && !destination.agenda.listed && !self.held(id) && self.may_forget(id) {
             self.timers.cancel(&mut self.destinations.slab, id);
             self.destinations.remove(id);
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::connection::State;
+use super::tests::Settings;
 use super::*;
 use crate::clock::Rng;
 use crate::limits;
@@ -89,7 +90,7 @@ impl Message {
 
 struct World {
     shard: Shard,
-    config: ShardConfig,
+    config: Settings,
     rng: Rng,
     now: u64,
     serial: u64,
@@ -116,21 +117,18 @@ impl World {
     fn new(seed: u64, messages: u32) -> World {
         println!("seed {seed}");
         let mut rng = Rng::new(seed);
-        let config = ShardConfig {
-            seed,
-            homes: 1 + rng.below(5) as u8,
-            retry_schedule: [60, 300, 900, 3600].map(Duration::from_secs).into(),
-            jitter_percent: 20,
-            max_age: Duration::from_secs(3600 * (6 + rng.below(40))),
-            destination_connections: 1 + rng.below(6) as u32,
-            messages_per_connection: 1 + rng.below(60) as u32,
-            window: 1 + rng.below(3) as usize,
-            connections_per_home: 1 + rng.below(12) as usize,
-            connection_idle: Duration::from_millis(rng.below(8000)),
-        };
+        let mut config =
+            Settings { seed, homes: 1 + rng.below(5) as u8, jitter_percent: 20, ..Settings::new() };
+        config.policy.retry_schedule = [60, 300, 900, 3600].map(Duration::from_secs).into();
+        config.policy.max_age = Duration::from_secs(3600 * (6 + rng.below(40)));
+        config.policy.limits.connections = 1 + rng.below(6) as u32;
+        config.policy.messages_per_connection = 1 + rng.below(60) as u32;
+        config.window = 1 + rng.below(3) as usize;
+        config.connections_per_home = 1 + rng.below(12) as usize;
+        config.connection_idle = Duration::from_millis(rng.below(8000));
         let destinations = 1 + rng.below(20) as usize;
         let mut world = World {
-            shard: Shard::new(config.clone()),
+            shard: config.shard(),
             names: (0..destinations)
                 .map(|n| Domain::parse(format!("d{n}.test").as_bytes()).expect("valid"))
                 .collect(),
@@ -366,7 +364,7 @@ impl World {
                 let destination = self.names.iter().position(|name| *name == destination).expect("known");
                 self.at_destination[destination] += 1;
                 self.at_home[usize::from(home)] += 1;
-                let limit = self.config.destination_connections;
+                let limit = self.config.policy.limits.connections;
                 assert!(self.at_destination[destination] <= limit, "a destination's limit holds");
                 let limit = self.config.connections_per_home;
                 assert!(self.at_home[usize::from(home)] <= limit, "a home's limit holds");
@@ -402,7 +400,7 @@ impl World {
                 let expiry = self.expiry(entry);
                 assert!(self.now + SECOND >= expiry, "not before its time");
                 let message = &self.messages[&entry];
-                let sweep = self.config.max_age.as_micros() as u64 / u64::from(limits::EXPIRY_SWEEPS);
+                let sweep = self.config.policy.max_age.as_micros() as u64 / u64::from(limits::EXPIRY_SWEEPS);
                 let latest = expiry.max(message.returned) + sweep + 2 * SECOND;
                 let held = matches!(message.whereabouts, Whereabouts::Held(_));
                 assert!(held || self.now <= latest, "not much later");
@@ -429,7 +427,8 @@ impl World {
         state.held.push_back(entry);
         state.carried += 1;
         assert!(
-            state.held.len() <= self.config.window && state.carried <= self.config.messages_per_connection
+            state.held.len() <= self.config.window
+                && state.carried <= self.config.policy.messages_per_connection
         );
         if !std::mem::replace(&mut message.out_of_order, true) {
             let last = self.last.insert((message.destination, home), entry.slot);
@@ -439,7 +438,7 @@ impl World {
     }
 
     fn expiry(&self, entry: Entry) -> u64 {
-        self.messages[&entry].received + self.config.max_age.as_micros() as u64
+        self.messages[&entry].received + self.config.policy.max_age.as_micros() as u64
     }
 
     fn move_to(&mut self, entry: Entry, to: Whereabouts) {
@@ -468,8 +467,7 @@ fn check(shard: &Shard) {
     assert_eq!(closing as u64, sum(&|d| d.queues.closing.into()));
     for (id, destination) in &table.slab {
         let resting = shard.held(id as u32);
-        let full =
-            destination.used >= if destination.failures > 0 { 1 } else { shard.destination_connections };
+        let full = destination.used >= shard.slots(id as u32);
         let queues = &destination.queues;
         assert!(queues.front().is_none() || (full && !resting), "a free slot is given away");
         let mut lanes = table.lanes_of(id as u32).map(|lane| &table.lanes[lane as usize]);
@@ -525,7 +523,7 @@ fn one_seed_gives_one_trace() {
 fn the_checkers_can_fail() {
     for seed in 1.. {
         let mut world = World::new(seed, 300);
-        world.config.destination_connections -= 1;
+        world.config.policy.limits.connections -= 1;
         world.run();
     }
 }
@@ -535,15 +533,10 @@ fn the_checkers_can_fail() {
 #[test]
 fn a_backlog_does_not_hold_up_a_quiet_destination() {
     let mut world = World::new(1, 0);
-    world.config = ShardConfig {
-        homes: 1,
-        destination_connections: 2,
-        connections_per_home: 2,
-        messages_per_connection: 1000,
-        window: 2,
-        ..world.config.clone()
-    };
-    world.shard = Shard::new(world.config.clone());
+    world.config = Settings { homes: 1, connections_per_home: 2, window: 2, ..world.config.clone() };
+    world.config.policy.limits.connections = 2;
+    world.config.policy.messages_per_connection = 1000;
+    world.shard = world.config.shard();
     world.names = (0..6).map(|n| Domain::parse(format!("d{n}.test").as_bytes()).expect("valid")).collect();
     world.peers = vec![Peer::Healthy; 6];
     world.at_destination = vec![0; 6];

@@ -18,17 +18,18 @@ use super::Action;
 use super::connection::State;
 use super::destination::{Queue, Queues, Waiting};
 use super::shard::Shard;
+use super::wheel::NIL;
 use crate::limits;
 
 impl Shard {
     /// Connections the destination may hold: one while it is probed, none while it must rest.
-    fn slots(&self, destination: u32) -> u32 {
+    pub(super) fn slots(&self, destination: u32) -> u32 {
         if self.held(destination) {
             0
         } else if self.destinations.slab[destination as usize].failures > 0 {
             1
         } else {
-            self.destination_connections
+            self.policy(destination).limits.connections.max(1)
         }
     }
 
@@ -36,7 +37,7 @@ impl Shard {
         self.destinations.slab[destination as usize].used >= self.slots(destination)
     }
 
-    fn home_full(&self, home: u8) -> bool {
+    pub(super) fn home_full(&self, home: u8) -> bool {
         self.homes[usize::from(home)].used >= self.connections_per_home
     }
 
@@ -48,6 +49,7 @@ impl Shard {
             && lane.defer_left == 0
             && !destination.agenda.fail
             && !self.held(lane.destination)
+            && (destination.throttle == NIL || !self.is_throttled(lane.destination))
     }
 
     /// Opens what the lane can use and may have; else it queues, or leaves the queue it is in.
@@ -64,7 +66,9 @@ impl Shard {
         }
         let lane = &self.destinations.lanes[id as usize];
         let starved = lane.active == 0;
-        let queue = match (self.destination_full(lane.destination), self.home_full(lane.home)) {
+        let (destination, home) = (lane.destination, lane.home);
+        let full = self.destination_full(destination);
+        let queue = match (full || !self.connection_is_due(destination), self.home_full(home)) {
             (true, _) if starved => Queue::DestinationStarved,
             (true, _) => Queue::DestinationGrowing,
             (false, true) if starved => Queue::HomeStarved,
@@ -76,7 +80,9 @@ impl Shard {
             self.open(id, actions);
             return true;
         }
-        self.make_room(id, actions);
+        if full || queue == Queue::HomeStarved || queue == Queue::HomeGrowing {
+            self.make_room(id, actions);
+        }
         false
     }
 
@@ -87,9 +93,11 @@ impl Shard {
         lane.used += 1;
         let destination = &mut self.destinations.slab[lane.destination as usize];
         destination.used += 1;
-        self.homes[usize::from(lane.home)].used += 1;
+        let (home, name, of) = (lane.home, destination.name.clone(), lane.destination);
+        self.homes[usize::from(home)].used += 1;
+        self.count_connection(of);
         let conn = self.connections.open(id);
-        actions.push(Action::Connect { home: lane.home, conn, destination: destination.name.clone() });
+        actions.push(Action::Connect { home, conn, destination: name });
     }
 
     /// Moves the lane to the end of `queue`, unless it is in it already.
@@ -144,10 +152,11 @@ impl Shard {
         }
     }
 
-    /// A connection of the destination that has nothing to do.
+    /// A connection of the destination that has nothing to do, nor waits for its turn under a rate.
     fn idle_of(&self, destination: u32) -> Option<u32> {
         self.destinations
             .lanes_of(destination)
+            .filter(|lane| self.destinations.lanes[*lane as usize].ready.len == 0)
             .filter_map(|lane| self.destinations.lanes[lane as usize].asking.front())
             .find(|conn| self.connections.slab[*conn as usize].idle_since.is_some())
     }
@@ -158,9 +167,12 @@ impl Shard {
         [&destination.queues, &self.homes[usize::from(lane.home)].queues]
     }
 
-    /// Someone could use the slot of a connection of this lane that has nothing to do.
+    /// Someone could use the slot of a connection of this lane that has nothing to do. Under a rate, the
+    /// destination's own lanes could not.
     pub(super) fn idle_is_wanted(&self, lane: u32) -> bool {
-        self.both_queues(lane).into_iter().any(Queues::short)
+        let [destination, home] = self.both_queues(lane);
+        home.short()
+            || destination.short() && !self.is_throttled(self.destinations.lanes[lane as usize].destination)
     }
 
     /// The connection, which asks for mail and could have some, must give its slot to a lane without.
@@ -224,7 +236,7 @@ impl Shard {
 
     /// Gives the destination's free slots to the lanes that queue for them.
     pub(super) fn grant_destination(&mut self, destination: u32, actions: &mut Vec<Action>) {
-        while !self.destination_full(destination) {
+        while !self.destination_full(destination) && self.connection_is_due(destination) {
             let front = self.destinations.slab[destination as usize].queues.front();
             let Some(lane) = front else { return };
             self.grant(lane, Queue::DestinationGrowing, actions);
@@ -252,6 +264,7 @@ impl Shard {
         let lane = &self.destinations.lanes[id as usize];
         if lane.ready.len == 0 && lane.used == 0 {
             self.set_queue(id, Queue::None);
+            self.forget_turn(id);
             self.destinations.remove_lane(id);
         }
     }

@@ -1,4 +1,5 @@
 //! What the scheduler answers, event by event.
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -10,18 +11,49 @@ fn domain(text: &str) -> Domain {
     Domain::parse(text.as_bytes()).expect("valid")
 }
 
-fn config() -> ShardConfig {
-    ShardConfig {
-        seed: 1,
-        homes: 4,
-        retry_schedule: vec![Duration::from_secs(60), Duration::from_secs(300)],
-        jitter_percent: 0,
-        max_age: Duration::from_secs(10_000),
-        destination_connections: 4,
-        messages_per_connection: 100,
-        window: 2,
-        connections_per_home: 100,
-        connection_idle: Duration::from_secs(5),
+/// A shard with one policy for all, before it is made.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) seed: u64,
+    pub(super) homes: u8,
+    pub(super) jitter_percent: u8,
+    pub(super) policy: Policy,
+    pub(super) window: usize,
+    pub(super) connections_per_home: usize,
+    pub(super) connection_idle: Duration,
+}
+
+impl Settings {
+    pub(super) fn new() -> Settings {
+        Settings {
+            seed: 1,
+            homes: 4,
+            jitter_percent: 0,
+            policy: Policy {
+                limits: Limits { connections: 4, ..Limits::NONE },
+                messages_per_connection: 100,
+                recipients_per_message: 100,
+                retry_schedule: vec![Duration::from_secs(60), Duration::from_secs(300)],
+                max_age: Duration::from_secs(10_000),
+                delay_warning: None,
+                adaptive: false,
+            },
+            window: 2,
+            connections_per_home: 100,
+            connection_idle: Duration::from_secs(5),
+        }
+    }
+
+    pub(super) fn shard(&self) -> Shard {
+        Shard::new(ShardConfig {
+            seed: self.seed,
+            homes: self.homes,
+            jitter_percent: self.jitter_percent,
+            policies: Arc::new(Policies::one(self.policy.clone())),
+            window: self.window,
+            connections_per_home: self.connections_per_home,
+            connection_idle: self.connection_idle,
+        })
     }
 }
 
@@ -32,10 +64,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(change: impl FnOnce(&mut ShardConfig)) -> Bench {
-        let mut config = config();
+    fn new(change: impl FnOnce(&mut Settings)) -> Bench {
+        let mut config = Settings::new();
         change(&mut config);
-        Bench { shard: Shard::new(config), now: WallTime::from_secs(START) }
+        Bench { shard: config.shard(), now: WallTime::from_secs(START) }
     }
     fn handle(&mut self, event: Event<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -121,7 +153,7 @@ fn one_message_from_start_to_idle_close() {
 #[test]
 fn opens_as_many_connections_as_are_useful() {
     for (messages, limit, expected) in [(1, 20, 1), (4, 20, 1), (5, 20, 2), (64, 20, 16), (200, 20, 20)] {
-        let mut bench = Bench::new(|config| config.destination_connections = limit);
+        let mut bench = Bench::new(|config| config.policy.limits.connections = limit);
         let opened: usize = (0..messages).map(|slot| connects(&bench.enqueue("a.test", 0, slot)).len()).sum();
         assert_eq!(opened, expected, "{messages} messages, {limit} connections");
     }
@@ -142,7 +174,7 @@ fn a_connection_gets_its_room_and_no_more() {
 
 #[test]
 fn closes_after_messages_per_connection() {
-    let mut bench = Bench::new(|config| config.messages_per_connection = 3);
+    let mut bench = Bench::new(|config| config.policy.messages_per_connection = 3);
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..8).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
     assert_eq!(delivered(&bench.want(conn)), [0, 1]);
@@ -154,7 +186,7 @@ fn closes_after_messages_per_connection() {
 
 #[test]
 fn a_deferred_part_follows_the_schedule_and_expires_to_the_second() {
-    let mut bench = Bench::new(|config| config.max_age = Duration::from_secs(500));
+    let mut bench = Bench::new(|config| config.policy.max_age = Duration::from_secs(500));
     let (_, mut conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     bench.want(conn);
     for (attempts, next) in [(1, 60), (2, 360), (3, 500)] {
@@ -177,7 +209,7 @@ fn a_deferred_part_follows_the_schedule_and_expires_to_the_second() {
 
 #[test]
 fn ready_mail_expires_behind_limits_and_at_hand_out() {
-    let mut bench = Bench::new(|config| config.destination_connections = 1);
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     bench.pass(10);
     bench.enqueue("a.test", 0, 1);
@@ -321,7 +353,7 @@ fn retry_ends_a_backoff_with_one_probe() {
 
 #[test]
 fn forget_finds_an_entry_wherever_it_waits() {
-    let mut bench = Bench::new(|config| config.destination_connections = 1);
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let a = domain("a.test");
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     bench.want(conn);
@@ -356,7 +388,7 @@ fn a_home_without_a_connection_gets_a_slot_from_one_that_has_more() {
 
 #[test]
 fn homes_take_turns_on_a_single_slot() {
-    let mut bench = Bench::new(|config| config.destination_connections = 1);
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let mut open = connects(&bench.enqueue("a.test", 0, 0));
     for slot in 1..400 {
         for home in 0..3 {
@@ -387,8 +419,8 @@ fn homes_take_turns_on_a_single_slot() {
 #[test]
 fn idle_connections_make_room_for_other_homes_and_destinations() {
     // (what is full, where the second message goes)
-    type Change = fn(&mut ShardConfig);
-    let destination_full: Change = |config| config.destination_connections = 1;
+    type Change = fn(&mut Settings);
+    let destination_full: Change = |config| config.policy.limits.connections = 1;
     let home_full: Change = |config| config.connections_per_home = 1;
     let cases = [(destination_full, "a.test", 1), (home_full, "b.test", 0)];
     for (change, name, home) in cases {
@@ -424,7 +456,7 @@ fn destinations_take_turns_on_a_home_that_is_full() {
 
 #[test]
 fn returned_mail_is_first_again_and_counts_no_attempt() {
-    let mut bench = Bench::new(|config| config.destination_connections = 1);
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..6).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
     bench.want(conn);
@@ -451,3 +483,129 @@ fn shards_are_the_same_on_every_run() {
 
 const SHARDS: [(&str, usize, usize); 4] =
     [("example.com", 1, 0), ("example.com", 1000, 347), ("gmail.com", 1000, 365), ("[192.0.2.1]", 1000, 203)];
+
+#[test]
+fn a_rate_holds_back_until_its_time_and_homes_take_turns() {
+    let rate = Rate::new(10, Duration::from_secs(1));
+    let mut bench = Bench::new(|config| config.policy.limits.message_rate = Some(rate));
+    let mut conns = Vec::new();
+    for slot in 0..40 {
+        conns.extend(connects(&bench.enqueue("a.test", slot as u8 % 2, slot)));
+    }
+    let first = delivered(&bench.want(conns[0].1));
+    assert_eq!(first, [0], "one message, because a second would exceed the burst");
+    assert_eq!(delivered(&bench.want(conns[1].1)), []);
+    assert!(bench.shard.is_throttled(0));
+    let gates = bench.shard.explain(&domain("a.test")).expect("it has mail").gates;
+    let rate_gate = gates.iter().find(|g| g.kind == GateKind::MessageRate).expect("the rate holds it");
+    assert_eq!(rate_gate.detail, "10/s");
+    assert!(rate_gate.until.is_some_and(|until| until > bench.now));
+
+    let (end, mut times, mut by_home) = (bench.now.0 + 3_000_000, Vec::new(), [0u32; 2]);
+    bench.handle(Event::Finished { conn: conns[0].1, entry: entry(0, 0) });
+    bench.want(conns[0].1);
+    while let Some(at) = bench.shard.next_timer().filter(|at| at.0 <= end) {
+        bench.now = bench.now.max(at);
+        let actions = bench.handle(Event::Timer);
+        for action in actions {
+            if let Action::Deliver { home, conn, entry } = action {
+                times.push(bench.now.0);
+                by_home[usize::from(home)] += 1;
+                bench.handle(Event::Finished { conn, entry });
+                bench.want(conn);
+            }
+        }
+    }
+    assert!((28..=30).contains(&times.len()), "{} in three seconds", times.len());
+    assert!(by_home[0].abs_diff(by_home[1]) <= 1, "{by_home:?}");
+    assert!(times.windows(11).all(|w| w[10] - w[0] >= 1_000_000), "never more than ten in a second");
+}
+
+#[test]
+fn new_connections_come_at_their_rate() {
+    let rate = Rate::new(2, Duration::from_secs(60));
+    let mut bench = Bench::new(|config| config.policy.limits.connection_rate = Some(rate));
+    let opened: usize = (0..40).map(|slot| connects(&bench.enqueue("a.test", 0, slot)).len()).sum();
+    assert_eq!(opened, 1);
+    assert_eq!(connects(&bench.until(29)).len(), 0);
+    assert_eq!(connects(&bench.until(31)).len(), 1);
+    assert_eq!(connects(&bench.until(59)).len(), 0);
+    let gates = bench.shard.explain(&domain("a.test")).expect("it has mail").gates;
+    assert!(gates.iter().any(|g| g.kind == GateKind::ConnectionRate), "{gates:?}");
+    assert_eq!(connects(&bench.until(61)).len(), 1);
+}
+
+#[test]
+fn a_suspended_destination_gets_nothing_until_it_is_resumed() {
+    let name = domain("a.test");
+    for until in [None, Some(START + 100)] {
+        let mut bench = Bench::new(|_| ());
+        let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
+        bench.want(conn);
+        bench.enqueue("a.test", 0, 1);
+        let until = until.map(WallTime::from_secs);
+        let suspend = Event::Suspend { destination: &name, until };
+        assert_eq!(bench.handle(suspend), [], "what is on its way is let go");
+        bench.handle(Event::Finished { conn, entry: entry(0, 0) });
+        assert_eq!(bench.want(conn), [Action::Close { home: 0, conn }]);
+        assert_eq!(bench.handle(Event::Closed { conn }), []);
+        assert_eq!(bench.enqueue("a.test", 0, 2), []);
+        assert_eq!(bench.until(99), []);
+        let gate = bench.shard.explain(&name).expect("it has mail").gates[0].clone();
+        assert_eq!((gate.kind, gate.until), (GateKind::Suspended, until));
+        assert_eq!(gate.since, Some(WallTime::from_secs(START)));
+        let resumed = match until {
+            None => bench.handle(Event::Resume { destination: &name }),
+            Some(_) => bench.until(101),
+        };
+        assert_eq!(connects(&resumed).len(), 1);
+    }
+    let mut bench = Bench::new(|_| ());
+    bench.handle(Event::Suspend { destination: &name, until: None });
+    bench.until(100);
+    assert_eq!(bench.enqueue("a.test", 0, 0), [], "kept while there was no mail");
+    assert_eq!(connects(&bench.handle(Event::Resume { destination: &name })).len(), 1);
+}
+
+#[test]
+fn suspended_mail_expires_in_time() {
+    let name = domain("a.test");
+    let mut bench = Bench::new(|config| config.policy.max_age = Duration::from_secs(500));
+    bench.handle(Event::Suspend { destination: &name, until: None });
+    bench.enqueue("a.test", 0, 0);
+    assert_eq!(bench.until(499), []);
+    assert_eq!(bench.until(502), [Action::Expired { entry: entry(0, 0) }]);
+}
+
+#[test]
+fn new_policies_are_in_force_at_once() {
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
+    for slot in 0..40 {
+        bench.enqueue("a.test", 0, slot);
+    }
+    let mut policy = Settings::new().policy;
+    policy.limits.connections = 3;
+    let opened = bench.handle(Event::Policies(Arc::new(Policies::one(policy))));
+    assert_eq!(connects(&opened).len(), 2);
+}
+
+#[test]
+fn an_entry_is_explained_wherever_it_is() {
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
+    let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
+    for slot in 1..5 {
+        bench.enqueue("a.test", 0, slot);
+    }
+    bench.want(conn);
+    bench.enqueue_due("a.test", 0, 9, START + 50);
+    let name = domain("a.test");
+    let kinds = |slot| -> Vec<GateKind> {
+        bench.shard.explain_entry(&name, entry(0, slot)).iter().map(|gate| gate.kind).collect()
+    };
+    assert_eq!(kinds(0), [GateKind::InFlight]);
+    assert_eq!(kinds(4), [GateKind::Connections, GateKind::Turn]);
+    assert_eq!(kinds(9), [GateKind::Retry]);
+    assert_eq!(kinds(7), []);
+    let turn = bench.shard.explain_entry(&name, entry(0, 4)).pop().expect("two gates");
+    assert_eq!(turn.detail, "2 before it, of 3 ready");
+}
