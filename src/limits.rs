@@ -118,6 +118,13 @@ pub const ENTRIES_PER_OPENING: u32 = 4;
 /// Messages a connection may carry before it must give its slot to a home or destination that has
 /// mail and no connection at all. Opening one costs about as much as ten pipelined messages.
 pub const CONNECTION_TURN: u32 = 16;
+/// Longest name of a stream; what is longer is cut.
+pub const STREAM_NAME_BYTES: usize = 64;
+/// Streams told apart since the start; the mail of further ones shares a turn with mail that has none.
+pub const STREAMS: usize = 16_384;
+/// Recipients in one transaction by default (`--recipients-per-message`): what RFC 5321 §4.5.3.1.8 has
+/// every server take.
+pub const DEFAULT_RECIPIENTS_PER_MESSAGE: u16 = 100;
 /// Urgent entries that go out in a row while others wait, before one of the others goes: what is urgent has
 /// the connection nearly to itself, and still nobody waits for ever.
 pub const URGENT_RUN: u32 = 16;
