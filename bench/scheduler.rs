@@ -16,7 +16,9 @@ use divan::counter::ItemsCount;
 use ringpost::clock::WallTime;
 use ringpost::limits;
 use ringpost::mail::address::Domain;
-use ringpost::schedule::{Action, Entry, Event, Limits, Policies, Policy, Shard, ShardConfig};
+use ringpost::schedule::{
+    Action, Entry, Event, Limits, Policies, Policy, Shard, ShardConfig, StreamId, Verdict,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -66,7 +68,15 @@ impl Driver {
         let entry = Entry { home: 0, slot: self.next, part: 0 };
         self.next = self.next.wrapping_add(1);
         let destination = &self.names[destination];
-        let event = Event::Enqueue { destination, entry, recipients: 1, attempts: 0, received_at: NOW, due };
+        let event = Event::Enqueue {
+            destination,
+            entry,
+            stream: StreamId::default(),
+            recipients: 1,
+            attempts: 0,
+            received_at: NOW,
+            due,
+        };
         self.shard.handle(NOW, event, &mut self.actions);
     }
 
@@ -88,7 +98,11 @@ impl Driver {
                     Action::Close { conn, .. } => Event::Closed { conn },
                     Action::Deliver { conn, entry, .. } => {
                         delivered += 1;
-                        self.shard.handle(NOW, Event::Finished { conn, entry }, &mut self.actions);
+                        self.shard.handle(
+                            NOW,
+                            Event::Finished { conn, entry, verdict: Verdict::Nothing },
+                            &mut self.actions,
+                        );
                         Event::Want { conn, room: 1 }
                     }
                     _ => continue,

@@ -96,6 +96,18 @@ pub fn rate(text: &str) -> Parsed<Rate> {
     Ok(Rate::new(count, per))
 }
 
+/// The name of a header field (RFC 5322 §2.2): printable ASCII without a colon.
+pub fn field_name(name: &str) -> Parsed<String> {
+    let fits = |b: u8| (b'!'..=b'~').contains(&b) && b != b':';
+    if !name.is_empty() && name.len() <= limits::STREAM_NAME_BYTES && name.bytes().all(fits) {
+        return Ok(name.to_owned());
+    }
+    Err(format!(
+        "{} is not the name of a header field: write it without its colon, as in X-Stream",
+        shown(name)
+    ))
+}
+
 /// Durations with commas between them, each above zero.
 pub fn schedule(text: &str) -> Parsed<Vec<Duration>> {
     let steps: Vec<Duration> = text.split(',').map(|part| duration(part.trim())).collect::<Parsed<_>>()?;

@@ -8,12 +8,14 @@
 //! A connection that cannot be opened, and one that dies with mail in hand before it has brought a
 //! single outcome, count alike: otherwise a peer that greets and hangs up would be dialled without
 //! end. Only an outcome ends the probing of a destination.
+use std::time::Duration;
+
 use super::connection::State;
 use super::destination::Queue;
 use super::retry::{ceil_secs, floor_secs};
 use super::shard::Shard;
 use super::wheel::NIL;
-use super::{Action, ConnId, Entry};
+use super::{Action, ConnId, Entry, Verdict};
 use crate::limits;
 
 impl Shard {
@@ -114,7 +116,7 @@ impl Shard {
     /// The lane's first ready entry that is not too old; those that are expire on the way, in batches.
     pub(super) fn pop_live(&mut self, lane: u32, actions: &mut Vec<Action>) -> Option<u32> {
         loop {
-            let head = self.destinations.lanes[lane as usize].ready.head;
+            let head = self.destinations.lanes[lane as usize].ready.front();
             if head == NIL {
                 return None;
             }
@@ -171,18 +173,37 @@ impl Shard {
         Some((place, id))
     }
 
-    pub(super) fn finished(&mut self, conn: ConnId, entry: Entry, actions: &mut Vec<Action>) {
+    pub(super) fn finished(
+        &mut self,
+        conn: ConnId,
+        entry: Entry,
+        verdict: Verdict,
+        actions: &mut Vec<Action>,
+    ) {
         let Some((place, id)) = self.take_back(conn, entry) else { return };
         self.drop_entry(id);
         self.answered(place, actions);
+        let destination = self.destination_of(place);
+        match verdict {
+            Verdict::Nothing => self.accepted(destination, actions),
+            _ => self.learn(destination, verdict, 1, actions),
+        }
     }
 
-    pub(super) fn attempted(&mut self, conn: ConnId, entry: Entry, left: u16, actions: &mut Vec<Action>) {
+    pub(super) fn attempted(
+        &mut self,
+        conn: ConnId,
+        entry: Entry,
+        left: u16,
+        verdict: Verdict,
+        actions: &mut Vec<Action>,
+    ) {
         let Some((place, id)) = self.take_back(conn, entry) else { return };
         let before = std::mem::replace(&mut self.entries[id].recipients, left);
         self.stats.recipients = self.stats.recipients - u64::from(before) + u64::from(left);
         let destination = self.destination_of(place);
         self.defer(destination, id, actions);
+        self.learn(destination, verdict, 1, actions);
         self.answered(place, actions);
         self.rearm(destination);
     }
@@ -218,7 +239,8 @@ impl Shard {
     /// An entry that the connection did not attempt goes to the front of its lane.
     fn put_back(&mut self, conn: u32, id: u32) -> u32 {
         let lane = self.connections.slab[conn as usize].lane;
-        self.destinations.lanes[lane as usize].ready.push_front(&mut self.entries, id);
+        let weight = |stream| self.policies.weight(stream);
+        self.destinations.lanes[lane as usize].ready.push_front(&mut self.entries, id, weight);
         self.count_ready(self.destinations.lanes[lane as usize].destination, id);
         lane
     }
@@ -227,7 +249,7 @@ impl Shard {
         let Some(place) = self.connections.place(conn) else { return };
         let connection = &self.connections.slab[place as usize];
         if connection.state != State::Closing && connection.carried > 0 && !connection.answered {
-            return self.connect_failed(conn, false, actions);
+            return self.connect_failed(conn, false, Verdict::Nothing, actions);
         }
         self.end(place, actions);
     }
@@ -239,7 +261,13 @@ impl Shard {
         self.end(place, actions);
     }
 
-    pub(super) fn connect_failed(&mut self, conn: ConnId, permanent: bool, actions: &mut Vec<Action>) {
+    pub(super) fn connect_failed(
+        &mut self,
+        conn: ConnId,
+        permanent: bool,
+        verdict: Verdict,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(place) = self.connections.place(conn) else { return };
         let id = self.destination_of(place);
         let own = u32::from(self.connections.slab[place as usize].state == State::Open);
@@ -248,7 +276,10 @@ impl Shard {
             self.destinations.slab[id as usize].agenda.fail = true;
             self.list(id);
         } else if self.destinations.slab[id as usize].open > own {
-            self.hold(id, ceil_secs(self.now.saturating_add(limits::CONNECT_FAILED_PAUSE)));
+            self.learn(id, verdict, own, actions);
+            let earned = verdict == Verdict::FewerConnections && self.policy(id).adaptive;
+            let pause = if earned { Duration::ZERO } else { limits::CONNECT_FAILED_PAUSE };
+            self.hold(id, floor_secs(self.now.saturating_add(pause)));
         } else if self.destinations.slab[id as usize].failures == 0 || !self.held(id) {
             self.back_off(id);
         }

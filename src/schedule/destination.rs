@@ -8,9 +8,9 @@ use slab::Slab;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::deferred::Deferred;
-use super::entries::Fifo;
 use super::list::{Linked, Links, List};
 use super::policy::PolicyId;
+use super::ready::{Cursor, Ready};
 use super::timers::{NEVER, Timed, Timer};
 use super::wheel::NIL;
 use crate::mail::address::Domain;
@@ -26,6 +26,8 @@ pub(super) type Waiting = List<SLOT>;
 /// they are served: who has no connection at all comes before who would like another.
 #[derive(Debug)]
 pub(super) struct Queues {
+    /// Without any connection, with urgent mail.
+    pub(super) urgent: Waiting,
     pub(super) starved: Waiting,
     pub(super) growing: Waiting,
     /// Connections told to close whose slots are not free yet.
@@ -33,20 +35,26 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    pub(super) const EMPTY: Queues = Queues { starved: List::EMPTY, growing: List::EMPTY, closing: 0 };
+    pub(super) const EMPTY: Queues =
+        Queues { urgent: List::EMPTY, starved: List::EMPTY, growing: List::EMPTY, closing: 0 };
 
     /// More lanes wait than slots are about to come free.
     pub(super) fn short(&self) -> bool {
-        self.starved.len() + self.growing.len() > self.closing
+        self.urgent.len() + self.starved.len() + self.growing.len() > self.closing
     }
 
     /// More lanes without any connection wait than slots are about to come free.
     pub(super) fn starving(&self) -> bool {
-        self.starved.len() > self.closing
+        self.urgent.len() + self.starved.len() > self.closing
+    }
+
+    /// More lanes with urgent mail and no connection wait than slots are about to come free.
+    pub(super) fn pressing(&self) -> bool {
+        self.urgent.len() > self.closing
     }
 
     pub(super) fn front(&self) -> Option<u32> {
-        self.starved.front().or(self.growing.front())
+        self.urgent.front().or(self.starved.front()).or(self.growing.front())
     }
 }
 
@@ -81,6 +89,9 @@ pub(super) struct Destination {
     /// Deferred entries an operator's retry has still to make due.
     pub(super) retry_left: u32,
     pub(super) agenda: Agenda,
+    /// Messages it has accepted since that second: what it takes, should it begin to refuse.
+    pub(super) accepted: u32,
+    pub(super) accepted_since: u32,
 }
 
 /// What is still to be done for a destination in batches.
@@ -116,6 +127,8 @@ impl Destination {
             sweep_floor: 0,
             retry_left: 0,
             agenda: Agenda::default(),
+            accepted: 0,
+            accepted_since: 0,
         }
     }
 
@@ -134,8 +147,10 @@ impl Timed for Destination {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queue {
     None,
+    DestinationUrgent,
     DestinationStarved,
     DestinationGrowing,
+    HomeUrgent,
     HomeStarved,
     HomeGrowing,
 }
@@ -152,7 +167,7 @@ pub(super) struct Lane {
     pub(super) in_turn: bool,
     pub(super) waiting: Links,
     turn: Links,
-    pub(super) ready: Fifo,
+    pub(super) ready: Ready,
     /// Connections being opened.
     pub(super) opening: u32,
     /// Connections being opened or open, those told to close not counted.
@@ -161,11 +176,11 @@ pub(super) struct Lane {
     pub(super) used: u32,
     /// Connections with room for mail: those without any first, the last to get idle foremost.
     pub(super) asking: List<0>,
-    /// Entries at the front of `ready` that are to be deferred.
+    /// Entries of `ready`, the next ones first, that are to be deferred.
     pub(super) defer_left: u32,
-    /// A sweep has still to look at the entries behind `swept` (NIL: at all).
+    /// A sweep has still to look at the entries behind `swept`.
     pub(super) sweeping: bool,
-    pub(super) swept: u32,
+    pub(super) swept: Cursor,
 }
 
 impl Linked<SLOT> for Lane {
@@ -234,14 +249,14 @@ impl Destinations {
             in_turn: false,
             waiting: Links::NONE,
             turn: Links::NONE,
-            ready: Fifo::EMPTY,
+            ready: Ready::EMPTY,
             opening: 0,
             active: 0,
             used: 0,
             asking: List::EMPTY,
             defer_left: 0,
             sweeping: false,
-            swept: NIL,
+            swept: Cursor::START,
         }) as u32;
         *first = lane;
         lane

@@ -84,7 +84,7 @@ impl Shard {
         let Some(id) = self.destinations.find(destination) else { return Vec::new() };
         if let Some(record) = self.destinations.slab[id as usize].deferred.find(&self.entries, entry) {
             let record = &self.entries[record];
-            let attempts = match record.attempts {
+            let attempts = match record.attempts() {
                 1 => "1 attempt".to_owned(),
                 n => format!("{n} attempts"),
             };
@@ -95,10 +95,10 @@ impl Shard {
         }
         for lane in self.destinations.lanes_of(id) {
             let lane = &self.destinations.lanes[lane as usize];
-            if let Some(before) = self.entries.position(lane.ready.head, entry) {
+            if let Some(before) = lane.ready.heads().find_map(|head| self.entries.position(head, entry)) {
                 let turn = match before {
-                    0 => "it is the next".to_owned(),
-                    n => format!("{n} before it"),
+                    0 => "the next of its stream".to_owned(),
+                    n => format!("{n} of its stream before it"),
                 };
                 let mut gates = self.gates(id);
                 gates.push(gate(GateKind::Turn, format!("{turn}, of {} ready", lane.ready.len)));
@@ -131,7 +131,11 @@ impl Shard {
         }
         let slots = self.slots(id);
         if destination.ready > 0 && destination.used >= slots && !self.held(id) {
-            let detail = format!("{} of {slots} in use", destination.used);
+            let ordered = self.policy(id).limits.connections.max(1);
+            let mut detail = format!("{} of {slots} in use", destination.used);
+            if destination.failures == 0 && slots < ordered {
+                detail += &format!("; its receiver refuses more, {ordered} are configured");
+            }
             gates.push(gate(GateKind::Connections, detail));
         }
         let full = |lane: u32| {
@@ -158,6 +162,20 @@ impl Shard {
                 until: suspended.until,
                 detail: String::new(),
             });
+        }
+        if let Some(adaptive) = &throttle.adaptive
+            && destination.ready > 0
+        {
+            let until = adaptive.pace.map_or(WallTime(0), |pace| adaptive.sent.ready_at(pace));
+            let until = until.max(adaptive.pause_until);
+            if until > self.now {
+                let detail = match adaptive.rate {
+                    Some(rate) => format!("{:.0}/h, found by what the receiver refuses", rate * 3600.0),
+                    None => "a pause after the receiver refused".to_owned(),
+                };
+                let since = Some(adaptive.changed);
+                gates.push(Gate { since, until: Some(until), ..gate(GateKind::MessageRate, detail) });
+            }
         }
         let limits = self.policy(id).limits;
         let rates = [

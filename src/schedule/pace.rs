@@ -27,6 +27,12 @@ impl Pace {
         let interval_ns = window.div_ceil(u64::from(count - burst + 1)).max(1);
         Pace { interval_ns, tolerance_ns: interval_ns.saturating_mul(u64::from(burst - 1)) }
     }
+
+    /// So many a second, evenly; what a late timer misses is made up for.
+    pub(super) fn per_second(rate: f64) -> Pace {
+        let interval_ns = (1e9 / rate.max(1e-6)) as u64;
+        Pace { interval_ns, tolerance_ns: limits::RATE_BURST.as_nanos() as u64 }
+    }
 }
 
 /// How far a pace has been used: the time at which the next would come if all came evenly.

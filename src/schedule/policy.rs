@@ -92,6 +92,20 @@ pub struct Policy {
     pub adaptive: bool,
 }
 
+/// What is ordered for a stream, wherever its mail goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamPolicy {
+    /// Entries it sends in its turn, while others wait for theirs. 0 is taken for 1.
+    pub weight: u16,
+    pub limits: Limits,
+}
+
+impl Default for StreamPolicy {
+    fn default() -> StreamPolicy {
+        StreamPolicy { weight: 1, limits: Limits::NONE }
+    }
+}
+
 /// The place of a policy in [`Policies::list`].
 pub type PolicyId = u16;
 
@@ -111,13 +125,18 @@ pub struct Policies {
     pub providers: Vec<Limits>,
     /// Limits of each source address, in the order of the configuration.
     pub sources: Vec<Limits>,
-    /// Limits of each stream that has its own, by stream id.
-    pub streams: Vec<(super::StreamId, Limits)>,
+    /// Of each stream, by its number; a stream beyond the end is like [`StreamPolicy::default`].
+    pub streams: Vec<StreamPolicy>,
     /// Limits of the whole server.
     pub server: Limits,
 }
 
 impl Policies {
+    /// The weight of a stream, at least 1.
+    pub(super) fn weight(&self, stream: super::StreamId) -> u16 {
+        self.streams.get(usize::from(stream.number())).map_or(1, |stream| stream.weight.max(1))
+    }
+
     /// One policy for every domain, and no shared limits.
     pub fn one(policy: Policy) -> Policies {
         Policies {

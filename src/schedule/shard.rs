@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::connection::{Connections, IDLE};
 use super::destination::{Destinations, Queues};
+use super::ending::Endings;
 use super::entries::{Entries, Record};
 use super::list::List;
 use super::policy::{Policies, Policy};
@@ -47,6 +48,7 @@ pub struct Shard {
     pub(super) homes: Vec<Home>,
     pub(super) timers: Timers,
     pub(super) throttles: Throttles,
+    pub(super) endings: Endings,
     pub(super) retry: Retry,
     pub(super) policies: Arc<Policies>,
     /// Where finding policies anew has got to in the table of destinations.
@@ -74,6 +76,7 @@ impl Shard {
             homes: (0..config.homes).map(|_| home()).collect(),
             timers: Timers::new(),
             throttles: Throttles::new(),
+            endings: Endings::new(),
             retry: Retry::new(config.jitter_percent, config.seed),
             policies: config.policies,
             policies_from: None,
@@ -92,8 +95,8 @@ impl Shard {
         self.now = self.now.max(now);
         self.budget = limits::SCHEDULE_BATCH;
         match event {
-            Event::Enqueue { destination, entry, recipients, attempts, received_at, due } => {
-                let record = Record {
+            Event::Enqueue { destination, entry, stream, recipients, attempts, received_at, due } => {
+                let mut record = Record {
                     slot: entry.slot,
                     received: floor_secs(received_at),
                     due: ceil_secs(due),
@@ -101,17 +104,21 @@ impl Shard {
                     part: entry.part,
                     recipients,
                     home: entry.home,
-                    attempts,
+                    stream,
+                    ..Record::default()
                 };
+                record.set_attempts(attempts);
                 self.enqueue(destination, record, actions);
             }
             Event::Want { conn, room } => self.want(conn, room, actions),
-            Event::Finished { conn, entry } => self.finished(conn, entry, actions),
-            Event::Deferred { conn, entry, recipients_left } => {
-                self.attempted(conn, entry, recipients_left, actions);
+            Event::Finished { conn, entry, verdict } => self.finished(conn, entry, verdict, actions),
+            Event::Deferred { conn, entry, recipients_left, verdict } => {
+                self.attempted(conn, entry, recipients_left, verdict, actions);
             }
             Event::Returned { conn, entry } => self.returned(conn, entry, actions),
-            Event::ConnectFailed { conn, permanent } => self.connect_failed(conn, permanent, actions),
+            Event::ConnectFailed { conn, permanent, verdict } => {
+                self.connect_failed(conn, permanent, verdict, actions);
+            }
             Event::ConnectPutOff { conn } => self.connect_put_off(conn, actions),
             Event::Closed { conn } => self.closed(conn, actions),
             Event::Timer => self.timer(actions),
@@ -144,7 +151,7 @@ impl Shard {
             Some(since.saturating_add(self.connection_idle))
         });
         let timer = self.timers.earliest().map(|secs| WallTime::from_secs(secs.into()));
-        idle.chain(timer).chain(self.throttles.earliest()).min()
+        idle.chain(timer).chain(self.throttles.earliest()).chain(self.endings.next()).min()
     }
 
     /// The counts, kept as events come: O(1).
@@ -152,6 +159,7 @@ impl Shard {
         ShardStats {
             destinations: self.destinations.slab.len() as u64,
             connections: self.connections.slab.len() as u64,
+            ending: self.endings.len(),
             ..self.stats.clone()
         }
     }
@@ -191,6 +199,10 @@ impl Shard {
     fn enqueue(&mut self, name: &Domain, record: Record, actions: &mut Vec<Action>) {
         let destination = self.find_or_add(name);
         let id = self.entries.insert(record);
+        if self.warning(destination, id) <= floor_secs(self.now) {
+            // Late already when it comes back from the log: it was told then.
+            self.entries[id].set_warned();
+        }
         self.stats.entries += 1;
         self.stats.recipients += u64::from(record.recipients);
         if let Some(lane) = self.wake(destination, id, actions) {
@@ -229,7 +241,8 @@ impl Shard {
             None
         } else if self.entries[id].due <= now {
             let lane = self.destinations.lane(destination, self.entries[id].home);
-            self.destinations.lanes[lane as usize].ready.push_back(&mut self.entries, id);
+            let weight = |stream| self.policies.weight(stream);
+            self.destinations.lanes[lane as usize].ready.push_back(&mut self.entries, id, weight);
             self.count_ready(destination, id);
             Some(lane)
         } else {
@@ -242,44 +255,38 @@ impl Shard {
 
     pub(super) fn count_ready(&mut self, destination: u32, id: u32) {
         self.stats.ready += 1;
-        let expiry = self.expiry(destination, id);
+        let look = self.next_look(destination, id);
         let destination = &mut self.destinations.slab[destination as usize];
         destination.ready += 1;
-        destination.sweep_at = destination.sweep_at.min(expiry.max(destination.sweep_floor));
+        destination.sweep_at = destination.sweep_at.min(look.max(destination.sweep_floor));
     }
 
     /// Takes the first ready entry of a lane.
     pub(super) fn pop_ready(&mut self, lane: u32) -> Option<u32> {
-        let id = self.destinations.lanes[lane as usize].ready.head;
-        (id != NIL).then(|| {
-            self.remove_ready(lane, NIL, id);
-            id
-        })
+        let id = self.destinations.lanes[lane as usize].ready.pop(&mut self.entries)?;
+        self.took_ready(lane, NIL, id);
+        Some(id)
     }
 
     /// Counts an attempt of an entry in no chain and defers it, or expires it if it is too old.
     pub(super) fn defer(&mut self, destination: u32, id: u32, actions: &mut Vec<Action>) {
         let expiry = self.expiry(destination, id);
+        self.warn(destination, id, actions);
         let policy = self.policies.get(self.destinations.slab[destination as usize].policy);
         let record = &mut self.entries[id];
-        record.attempts = record.attempts.saturating_add(1);
+        record.set_attempts(record.attempts() + 1);
         let now = floor_secs(self.now);
         if expiry <= now {
             return self.expire(id, actions);
         }
-        record.due = self.retry.next(self.now, &policy.retry_schedule, record.attempts).min(expiry);
+        record.due = self.retry.next(self.now, &policy.retry_schedule, record.attempts()).min(expiry);
         actions.push(Action::Deferred {
             entry: record.entry(),
-            attempts: record.attempts,
+            attempts: record.attempts(),
             next: WallTime::from_secs(record.due.into()),
         });
         self.destinations.slab[destination as usize].deferred.push(&mut self.entries, id, now);
         self.stats.deferred += 1;
-    }
-
-    pub(super) fn expire(&mut self, id: u32, actions: &mut Vec<Action>) {
-        actions.push(Action::Expired { entry: self.entries[id].entry() });
-        self.drop_entry(id);
     }
 
     /// Forgets an entry that is in no chain.
@@ -309,7 +316,10 @@ impl Shard {
     }
 
     fn forget(&mut self, entry: Entry, name: &Domain, actions: &mut Vec<Action>) {
-        let Some(destination) = self.destinations.find(name) else { return };
+        let Some(destination) = self.destinations.find(name) else {
+            self.forget_ending(entry);
+            return;
+        };
         if let Some(id) =
             self.destinations.slab[destination as usize].deferred.remove(&mut self.entries, entry)
         {
@@ -319,10 +329,13 @@ impl Shard {
         }
         let found = self.destinations.lanes_of(destination).find_map(|id| {
             let lane = &self.destinations.lanes[id as usize];
-            let (before, entry_id) = self.entries.find(lane.ready.head, entry)?;
-            Some((id, before, entry_id))
+            let (before, at) = lane.ready.heads().find_map(|head| self.entries.find(head, entry))?;
+            Some((id, before, at))
         });
-        let Some((lane, before, id)) = found else { return };
+        let Some((lane, before, id)) = found else {
+            self.forget_ending(entry);
+            return;
+        };
         self.remove_ready(lane, before, id);
         self.drop_entry(id);
         self.seek(lane, actions);
@@ -332,10 +345,15 @@ impl Shard {
 
     /// Takes `id`, which follows `before`, out of a lane's queue.
     pub(super) fn remove_ready(&mut self, lane: u32, before: u32, id: u32) {
+        self.destinations.lanes[lane as usize].ready.remove(&mut self.entries, before, id);
+        self.took_ready(lane, before, id);
+    }
+
+    /// Counts an entry that was taken out of a lane's queue, where it followed `before`.
+    fn took_ready(&mut self, lane: u32, before: u32, id: u32) {
         let lane = &mut self.destinations.lanes[lane as usize];
-        lane.ready.remove(&mut self.entries, before, id);
-        if lane.swept == id {
-            lane.swept = before;
+        if lane.swept.before == id {
+            lane.swept.before = before;
         }
         lane.defer_left = lane.defer_left.min(lane.ready.len);
         let destination = &mut self.destinations.slab[lane.destination as usize];
@@ -361,6 +379,7 @@ impl Shard {
         while let Some(id) = self.timers.pop(&mut self.destinations.slab, now, &mut self.budget) {
             self.list(id);
         }
+        self.run_endings(actions);
         self.wake_throttles(actions);
         self.find_policies(actions);
         self.run_agenda(actions);

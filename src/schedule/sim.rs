@@ -5,7 +5,7 @@
 //! agree with each other. Promises: one seed gives one trace; a failing run prints its seed. Must not:
 //! use anything of the shard's state to decide what happens next.
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -102,8 +102,11 @@ struct World {
     /// Connections as the receiver counts them.
     at_destination: Vec<u32>,
     at_home: Vec<usize>,
-    /// Slot of the last entry handed out in order, by destination and home.
-    last: BTreeMap<(usize, u8), u32>,
+    /// Slot of the last entry handed out in order, by destination, home and stream.
+    last: BTreeMap<(usize, u8, StreamId), u32>,
+    /// When messages were handed out, by destination.
+    sent: BTreeMap<usize, VecDeque<u64>>,
+    warned: BTreeSet<Entry>,
     arrivals_left: u32,
     next_slot: u32,
     trace: u64,
@@ -123,6 +126,12 @@ impl World {
         config.policy.max_age = Duration::from_secs(3600 * (6 + rng.below(40)));
         config.policy.limits.connections = 1 + rng.below(6) as u32;
         config.policy.messages_per_connection = 1 + rng.below(60) as u32;
+        config.policy.delay_warning = Some(Duration::from_secs(3600 * (1 + rng.below(4))));
+        config.policy.adaptive = rng.below(2) == 0;
+        if rng.below(2) == 0 {
+            let (count, secs) = (1 + rng.below(50) as u32, 1 + rng.below(100));
+            config.policy.limits.message_rate = Some(Rate::new(count, Duration::from_secs(secs)));
+        }
         config.window = 1 + rng.below(3) as usize;
         config.connections_per_home = 1 + rng.below(12) as usize;
         config.connection_idle = Duration::from_millis(rng.below(8000));
@@ -142,6 +151,8 @@ impl World {
             at_destination: vec![0; destinations],
             at_home: vec![0; config.homes.into()],
             last: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            warned: BTreeSet::new(),
             arrivals_left: messages,
             next_slot: 0,
             trace: 0,
@@ -229,6 +240,7 @@ impl World {
             self.tell(Event::Enqueue {
                 destination: &name,
                 entry,
+                stream: stream_of(entry),
                 recipients: 1 + self.next_slot as u16 % 3,
                 attempts: 0,
                 received_at: WallTime(received),
@@ -271,12 +283,25 @@ impl World {
         let put_off = self.chance(3);
         if down || put_off {
             self.forget_conn(conn);
-            let failed = Event::ConnectFailed { conn, permanent: peer == Peer::Gone };
+            let failed =
+                Event::ConnectFailed { conn, permanent: peer == Peer::Gone, verdict: self.verdict(peer) };
             self.tell(if put_off { Event::ConnectPutOff { conn } } else { failed });
         } else {
             self.conns.get_mut(&conn).expect("it was opened").open = true;
             self.want(conn);
         }
+    }
+
+    /// What a refusal teaches: nothing, or anything that a flaky peer might say.
+    fn verdict(&mut self, peer: Peer) -> Verdict {
+        let verdicts = [
+            Verdict::Nothing,
+            Verdict::FewerConnections,
+            Verdict::Slower,
+            Verdict::BackOff,
+            Verdict::Suspend(Duration::from_secs(900)),
+        ];
+        if peer == Peer::Flaky { verdicts[self.rng.below(5) as usize] } else { Verdict::Nothing }
     }
 
     fn want(&mut self, conn: ConnId) {
@@ -299,11 +324,12 @@ impl World {
         }
         let entry = state.held.pop_front().expect("an outcome is of something");
         if self.chance(if peer == Peer::Flaky { 30 } else { 5 }) {
-            self.tell(Event::Deferred { conn, entry, recipients_left: 1 });
+            let verdict = self.verdict(peer);
+            self.tell(Event::Deferred { conn, entry, recipients_left: 1, verdict });
         } else {
             self.messages.get_mut(&entry).expect("known").whereabouts = Whereabouts::Done;
             self.done[0] += 1;
-            self.tell(Event::Finished { conn, entry });
+            self.tell(Event::Finished { conn, entry, verdict: Verdict::Nothing });
         }
         let state = &self.conns[&conn];
         if state.closing && state.held.is_empty() {
@@ -407,6 +433,16 @@ impl World {
                 self.move_to(entry, Whereabouts::Done);
                 self.done[1] += 1;
             }
+            Action::Delayed { entry } => {
+                let warning = self.config.policy.delay_warning.expect("it is ordered");
+                let message = &self.messages[&entry];
+                assert!(
+                    self.now + SECOND >= message.received + warning.as_micros() as u64,
+                    "not before its time"
+                );
+                assert!(self.warned.insert(entry), "once");
+            }
+            Action::Adapted { .. } => assert!(self.config.policy.adaptive),
             Action::Fail { entry } => {
                 assert_eq!(self.peers[self.messages[&entry].destination], Peer::Gone);
                 self.move_to(entry, Whereabouts::Done);
@@ -431,10 +467,19 @@ impl World {
                 && state.carried <= self.config.policy.messages_per_connection
         );
         if !std::mem::replace(&mut message.out_of_order, true) {
-            let last = self.last.insert((message.destination, home), entry.slot);
+            let last = self.last.insert((message.destination, home, stream_of(entry)), entry.slot);
             assert!(last.is_none_or(|last| last < entry.slot), "first in, first out");
         }
+        let destination = state.destination;
         self.go_on(conn);
+        if let Some(rate) = self.config.policy.limits.message_rate {
+            let sent = self.sent.entry(destination).or_default();
+            sent.push_back(self.now);
+            if sent.len() > rate.count as usize {
+                let first = sent.pop_front().expect("there are some");
+                assert!(self.now - first >= rate.per.as_micros() as u64, "a rate holds");
+            }
+        }
     }
 
     fn expiry(&self, entry: Entry) -> u64 {
@@ -449,6 +494,14 @@ impl World {
     }
 }
 
+/// Three streams, one of them urgent.
+fn stream_of(entry: Entry) -> StreamId {
+    match entry.slot % 5 {
+        0 => StreamId::urgent(2),
+        n => StreamId::new((n % 2) as u16),
+    }
+}
+
 /// Do the shard's tables agree with each other?
 fn check(shard: &Shard) {
     let stats = shard.stats();
@@ -460,23 +513,28 @@ fn check(shard: &Shard) {
     assert_eq!(stats.ready, table.lanes.iter().map(|(_, lane)| u64::from(lane.ready.len)).sum::<u64>());
     assert_eq!(stats.deferred, sum(&|d| d.deferred.len().into()));
     assert_eq!(stats.in_flight, sum(&|d| d.in_flight.into()));
-    assert_eq!(stats.entries, stats.ready + stats.deferred + stats.in_flight);
+    assert_eq!(stats.entries, stats.ready + stats.deferred + stats.in_flight + stats.ending);
     assert_eq!(stats.connections, sum(&|d| d.used.into()));
     assert_eq!(stats.connections, shard.homes.iter().map(|home| home.used as u64).sum::<u64>());
     let closing = shard.connections.slab.iter().filter(|(_, conn)| conn.state == State::Closing).count();
     assert_eq!(closing as u64, sum(&|d| d.queues.closing.into()));
     for (id, destination) in &table.slab {
-        let resting = shard.held(id as u32);
+        let throttled = shard.is_throttled(id as u32);
+        let resting = shard.held(id as u32) || throttled;
         let full = destination.used >= shard.slots(id as u32);
         let queues = &destination.queues;
-        assert!(queues.front().is_none() || (full && !resting), "a free slot is given away");
+        let waits = throttled || full && !resting;
+        assert!(queues.front().is_none() || waits, "a free slot is given away");
         let mut lanes = table.lanes_of(id as u32).map(|lane| &table.lanes[lane as usize]);
         let forgotten = lanes.any(|lane| {
             lane.ready.len > 0 && lane.queue == destination::Queue::None && lane.active == 0 && !resting
         });
-        assert!(!forgotten || destination.agenda.listed, "mail without a connection queues for one");
+        let wakes = destination.agenda.listed || shard.throttle_wakes(id as u32);
+        assert!(!forgotten || wakes, "mail without a connection queues for one");
         let timed = destination.timer.due() != timers::NEVER || destination.agenda.listed;
-        assert!(timed || (destination.deferred.len() == 0 && !resting && destination.ready == 0));
+        assert!(
+            timed || (destination.deferred.len() == 0 && !shard.held(id as u32) && destination.ready == 0)
+        );
     }
     for home in &shard.homes {
         assert!(home.queues.front().is_none() || home.used >= shard.connections_per_home);
@@ -487,7 +545,7 @@ fn check(shard: &Shard) {
 fn seeds() -> Vec<u64> {
     match std::env::var("RINGPOST_SEED") {
         Ok(seed) => vec![seed.parse().expect("a seed is a number")],
-        Err(_) => (1..=60).collect(),
+        Err(_) => (1..=24).collect(),
     }
 }
 
@@ -552,6 +610,7 @@ fn a_backlog_does_not_hold_up_a_quiet_destination() {
         world.tell(Event::Enqueue {
             destination: &name,
             entry,
+            stream: StreamId::default(),
             recipients: 1,
             attempts: 0,
             received_at: at,

@@ -3,13 +3,13 @@
 //! Owns: the sharing out of two resources, the slots of a destination and those of a home. A *lane*
 //! (one destination's mail at one home) that could use another connection gets it if both have a
 //! slot free; else it stands in the queue of the one that has none, in that one's order: lanes
-//! without any connection first (`starved`), then those that would like one more (`growing`).
+//! without any connection first (`starved`; of them those with urgent mail), then those that would like one more (`growing`).
 //!
 //! Promises, after every event: a destination with lanes in its queues has no slot free (or may open
 //! none now), nor has a home. Fairness: as long as more lanes wait than slots are about to come
 //! free, an idle connection is closed at once to make room; and for a starved lane the first
 //! connection that asks for mail gives its slot up, if its lane has another one or if it has carried
-//! `limits::CONNECTION_TURN` messages. So the lane first in line waits for one window of messages of
+//! `limits::CONNECTION_TURN` messages; to a lane with urgent mail every other yields at once. So the lane first in line waits for one window of messages of
 //! one connection, or, if every lane it competes with has but one, for one turn of one connection;
 //! the n-th in line for n of them. A lane that gave up its last slot queues anew, behind the others.
 //!
@@ -29,7 +29,13 @@ impl Shard {
         } else if self.destinations.slab[destination as usize].failures > 0 {
             1
         } else {
-            self.policy(destination).limits.connections.max(1)
+            let limit = self.policy(destination).limits.connections.max(1);
+            let at = self.destinations.slab[destination as usize].throttle;
+            if at == NIL {
+                return limit;
+            }
+            let adaptive = self.throttles.slab[at as usize].adaptive.as_ref();
+            adaptive.map_or(limit, |adaptive| adaptive.connections.min(limit))
         }
     }
 
@@ -62,15 +68,18 @@ impl Shard {
     fn admit(&mut self, id: u32, actions: &mut Vec<Action>) -> bool {
         if !self.could_use_another(id) {
             self.set_queue(id, Queue::None);
+            self.wake_when_due(self.destinations.lanes[id as usize].destination);
             return false;
         }
         let lane = &self.destinations.lanes[id as usize];
-        let starved = lane.active == 0;
+        let (starved, urgent) = (lane.active == 0, lane.ready.is_urgent());
         let (destination, home) = (lane.destination, lane.home);
         let full = self.destination_full(destination);
         let queue = match (full || !self.connection_is_due(destination), self.home_full(home)) {
+            (true, _) if starved && urgent => Queue::DestinationUrgent,
             (true, _) if starved => Queue::DestinationStarved,
             (true, _) => Queue::DestinationGrowing,
+            (false, true) if starved && urgent => Queue::HomeUrgent,
             (false, true) if starved => Queue::HomeStarved,
             (false, true) => Queue::HomeGrowing,
             (false, false) => Queue::None,
@@ -80,7 +89,7 @@ impl Shard {
             self.open(id, actions);
             return true;
         }
-        if full || queue == Queue::HomeStarved || queue == Queue::HomeGrowing {
+        if full || matches!(queue, Queue::HomeUrgent | Queue::HomeStarved | Queue::HomeGrowing) {
             self.make_room(id, actions);
         }
         false
@@ -123,10 +132,13 @@ impl Shard {
     ) {
         let lane = &self.destinations.lanes[id as usize];
         let queues = match queue {
-            Queue::HomeStarved | Queue::HomeGrowing => &mut self.homes[usize::from(lane.home)].queues,
+            Queue::HomeUrgent | Queue::HomeStarved | Queue::HomeGrowing => {
+                &mut self.homes[usize::from(lane.home)].queues
+            }
             _ => &mut self.destinations.slab[lane.destination as usize].queues,
         };
         let waiting = match queue {
+            Queue::DestinationUrgent | Queue::HomeUrgent => &mut queues.urgent,
             Queue::DestinationStarved | Queue::HomeStarved => &mut queues.starved,
             _ => &mut queues.growing,
         };
@@ -138,7 +150,7 @@ impl Shard {
     fn make_room(&mut self, id: u32, actions: &mut Vec<Action>) {
         let lane = &self.destinations.lanes[id as usize];
         let idle = match lane.queue {
-            Queue::HomeStarved | Queue::HomeGrowing => {
+            Queue::HomeUrgent | Queue::HomeStarved | Queue::HomeGrowing => {
                 let home = &self.homes[usize::from(lane.home)];
                 if home.queues.short() { home.idle.front() } else { None }
             }
@@ -178,9 +190,11 @@ impl Shard {
     /// The connection, which asks for mail and could have some, must give its slot to a lane without.
     pub(super) fn must_yield(&self, conn: u32) -> bool {
         let connection = &self.connections.slab[conn as usize];
-        let siblings = self.destinations.lanes[connection.lane as usize].active > 1;
-        (siblings || connection.carried >= limits::CONNECTION_TURN)
-            && self.both_queues(connection.lane).into_iter().any(Queues::starving)
+        let lane = &self.destinations.lanes[connection.lane as usize];
+        let queues = self.both_queues(connection.lane);
+        let turn_is_over = lane.active > 1 || connection.carried >= limits::CONNECTION_TURN;
+        turn_is_over && queues.into_iter().any(Queues::starving)
+            || !lane.ready.is_urgent() && queues.into_iter().any(Queues::pressing)
     }
 
     /// No more mail for the connection: its slot comes free when the close is confirmed.

@@ -77,7 +77,16 @@ impl Bench {
     fn enqueue_due(&mut self, name: &str, home: u8, slot: u32, due: u64) -> Vec<Action> {
         let (destination, received_at) = (&domain(name), self.now);
         let (entry, due) = (Entry { home, slot, part: 0 }, WallTime::from_secs(due));
-        self.handle(Event::Enqueue { destination, entry, recipients: 1, attempts: 0, received_at, due })
+        let stream = StreamId::default();
+        self.handle(Event::Enqueue {
+            destination,
+            entry,
+            stream,
+            recipients: 1,
+            attempts: 0,
+            received_at,
+            due,
+        })
     }
     fn enqueue(&mut self, name: &str, home: u8, slot: u32) -> Vec<Action> {
         self.enqueue_due(name, home, slot, 0)
@@ -98,10 +107,6 @@ impl Bench {
         }
         self.now = end;
         actions
-    }
-    /// Works off what is due now.
-    fn settle(&mut self) -> Vec<Action> {
-        self.until((self.now.0 / 1_000_000) - START)
     }
 }
 
@@ -138,10 +143,10 @@ fn one_message_from_start_to_idle_close() {
     let mut bench = Bench::new(|_| ());
     let (_, conn) = connects(&bench.enqueue("a.test", 1, 7))[0];
     assert_eq!(bench.want(conn), [Action::Deliver { home: 1, conn, entry: entry(1, 7) }]);
-    assert_eq!(bench.handle(Event::Finished { conn, entry: entry(1, 7) }), []);
+    assert_eq!(bench.handle(Event::Finished { conn, entry: entry(1, 7), verdict: Verdict::Nothing }), []);
     assert_eq!(bench.want(conn), []);
     assert_eq!(bench.enqueue("a.test", 1, 8), [Action::Deliver { home: 1, conn, entry: entry(1, 8) }]);
-    bench.handle(Event::Finished { conn, entry: entry(1, 8) });
+    bench.handle(Event::Finished { conn, entry: entry(1, 8), verdict: Verdict::Nothing });
     assert_eq!(bench.until(4), []);
     assert_eq!(bench.until(5), [Action::Close { home: 1, conn }]);
     assert_eq!(bench.shard.stats().connections, 1);
@@ -178,7 +183,7 @@ fn closes_after_messages_per_connection() {
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..8).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
     assert_eq!(delivered(&bench.want(conn)), [0, 1]);
-    bench.handle(Event::Finished { conn, entry: entry(0, 0) });
+    bench.handle(Event::Finished { conn, entry: entry(0, 0), verdict: Verdict::Nothing });
     let last = bench.want(conn);
     assert_eq!((delivered(&last), closes(&last)), (vec![2], vec![conn]));
     assert_eq!(bench.want(conn), []);
@@ -190,7 +195,8 @@ fn a_deferred_part_follows_the_schedule_and_expires_to_the_second() {
     let (_, mut conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     bench.want(conn);
     for (attempts, next) in [(1, 60), (2, 360), (3, 500)] {
-        let event = Event::Deferred { conn, entry: entry(0, 0), recipients_left: 1 };
+        let event =
+            Event::Deferred { conn, entry: entry(0, 0), recipients_left: 1, verdict: Verdict::Nothing };
         let expected =
             Action::Deferred { entry: entry(0, 0), attempts, next: WallTime::from_secs(START + next) };
         assert_eq!(bench.handle(event), [expected]);
@@ -237,6 +243,7 @@ fn recovered_mail_waits_until_it_is_due() {
     let late = Event::Enqueue {
         destination: &domain("a.test"),
         entry: entry(0, 1),
+        stream: StreamId::default(),
         recipients: 1,
         attempts: 9,
         received_at: WallTime::from_secs(1),
@@ -253,26 +260,32 @@ fn a_failed_destination_rests_defers_its_mail_and_is_probed() {
         opened.extend(connects(&bench.enqueue("a.test", 0, slot)));
     }
     assert_eq!(opened.len(), 4);
-    let actions = bench.handle(Event::ConnectFailed { conn: opened[0].1, permanent: false });
+    let actions =
+        bench.handle(Event::ConnectFailed { conn: opened[0].1, permanent: false, verdict: Verdict::Nothing });
     let next = WallTime::from_secs(START + 60);
     let expected: Vec<Action> =
         (0..16).map(|slot| Action::Deferred { entry: entry(0, slot), attempts: 1, next }).collect();
     assert_eq!(actions, expected);
     assert_eq!(bench.shard.destinations(1)[0].backoff_until, Some(next));
     for (_, conn) in &opened[1..] {
-        assert_eq!(bench.handle(Event::ConnectFailed { conn: *conn, permanent: false }), []);
+        assert_eq!(
+            bench.handle(Event::ConnectFailed { conn: *conn, permanent: false, verdict: Verdict::Nothing }),
+            []
+        );
     }
     assert_eq!(bench.enqueue("a.test", 0, 16), []);
     assert_eq!(bench.until(59), []);
     let probe = connects(&bench.until(60));
     assert_eq!(probe.len(), 1, "one connection probes");
-    let again = bench.handle(Event::ConnectFailed { conn: probe[0].1, permanent: false });
+    let again =
+        bench.handle(Event::ConnectFailed { conn: probe[0].1, permanent: false, verdict: Verdict::Nothing });
     assert_eq!(again.len(), 17);
     assert_eq!(bench.until(359), []);
     let probe = connects(&bench.until(360))[0].1;
     assert_eq!(bench.shard.destinations(1)[0].connections, 1);
     let first = delivered(&bench.want(probe))[0];
-    let recovered = bench.handle(Event::Finished { conn: probe, entry: entry(0, first) });
+    let recovered =
+        bench.handle(Event::Finished { conn: probe, entry: entry(0, first), verdict: Verdict::Nothing });
     assert_eq!(connects(&recovered).len(), 3, "an outcome ends the probing");
 }
 
@@ -284,7 +297,10 @@ fn a_failure_beside_working_connections_only_pauses() {
         opened.extend(connects(&bench.enqueue("a.test", 0, slot)));
     }
     bench.want(opened[0].1);
-    assert_eq!(bench.handle(Event::ConnectFailed { conn: opened[1].1, permanent: false }), []);
+    assert_eq!(
+        bench.handle(Event::ConnectFailed { conn: opened[1].1, permanent: false, verdict: Verdict::Nothing }),
+        []
+    );
     assert_eq!(bench.shard.destinations(1)[0].backoff_until, None);
     assert_eq!(bench.until(9), []);
     assert_eq!(connects(&bench.until(10)).len(), 1);
@@ -315,10 +331,10 @@ fn a_permanent_failure_fails_everything_in_batches() {
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..many).for_each(|slot| drop(bench.enqueue("a.test", (slot % 3) as u8, slot)));
     (many..2 * many).for_each(|slot| drop(bench.enqueue_due("a.test", 1, slot, START + 500)));
-    let first = bench.handle(Event::ConnectFailed { conn, permanent: true });
+    let first = bench.handle(Event::ConnectFailed { conn, permanent: true, verdict: Verdict::Nothing });
     assert!(!first.is_empty() && first.len() <= limits::SCHEDULE_BATCH as usize);
     assert_eq!(bench.shard.next_timer(), Some(bench.now));
-    let rest = bench.settle();
+    let rest = bench.until(1);
     let failed = first.iter().chain(&rest).filter(|action| matches!(action, Action::Fail { .. })).count();
     assert_eq!(failed, 2 * many as usize);
     assert_eq!(bench.shard.stats().entries, 0);
@@ -332,7 +348,7 @@ fn retry_makes_deferred_mail_due_without_a_stampede() {
         bench.enqueue_due("b.test", 0, 5000, START + 900);
         let name = name.map(domain);
         let mut actions = bench.handle(Event::Retry { destination: name.as_ref() });
-        actions.extend(bench.settle());
+        actions.extend(bench.until(1));
         let b_too = usize::from(name.is_none());
         assert_eq!(connects(&actions).len(), 4 + b_too);
         assert_eq!(bench.shard.stats().ready, 1000 + b_too as u64);
@@ -344,7 +360,7 @@ fn retry_ends_a_backoff_with_one_probe() {
     let mut bench = Bench::new(|_| ());
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..50).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
-    bench.handle(Event::ConnectFailed { conn, permanent: false });
+    bench.handle(Event::ConnectFailed { conn, permanent: false, verdict: Verdict::Nothing });
     let a = domain("a.test");
     // Three more connections were being opened when the first failed: they hold their slots.
     assert_eq!(connects(&bench.handle(Event::Retry { destination: Some(&a) })).len(), 0);
@@ -406,7 +422,7 @@ fn homes_take_turns_on_a_single_slot() {
             }
             for slot in delivered(&actions) {
                 carried += 1;
-                bench.handle(Event::Finished { conn, entry: entry(home, slot) });
+                bench.handle(Event::Finished { conn, entry: entry(home, slot), verdict: Verdict::Nothing });
             }
         }
         assert_eq!(carried, limits::CONNECTION_TURN);
@@ -427,7 +443,7 @@ fn idle_connections_make_room_for_other_homes_and_destinations() {
         let mut bench = Bench::new(change);
         let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
         bench.want(conn);
-        bench.handle(Event::Finished { conn, entry: entry(0, 0) });
+        bench.handle(Event::Finished { conn, entry: entry(0, 0), verdict: Verdict::Nothing });
         bench.want(conn);
         assert_eq!(bench.enqueue(name, home, 1), [Action::Close { home: 0, conn }]);
         assert_eq!(connects(&bench.handle(Event::Closed { conn }))[0].0, home);
@@ -460,12 +476,12 @@ fn returned_mail_is_first_again_and_counts_no_attempt() {
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..6).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
     bench.want(conn);
-    bench.handle(Event::Finished { conn, entry: entry(0, 0) });
+    bench.handle(Event::Finished { conn, entry: entry(0, 0), verdict: Verdict::Nothing });
     assert_eq!(delivered(&bench.want(conn)), [2]);
     bench.handle(Event::Returned { conn, entry: entry(0, 2) });
     let reopened = connects(&bench.handle(Event::Closed { conn }))[0].1;
     assert_eq!(delivered(&bench.want(reopened)), [1, 2]);
-    let stale = Event::Finished { conn, entry: entry(0, 1) };
+    let stale = Event::Finished { conn, entry: entry(0, 1), verdict: Verdict::Nothing };
     bench.handle(stale);
     assert_eq!(bench.shard.stats().in_flight, 2, "a connection that is gone changes nothing");
 }
@@ -494,7 +510,7 @@ fn a_rate_holds_back_until_its_time_and_homes_take_turns() {
     }
     let first = delivered(&bench.want(conns[0].1));
     assert_eq!(first, [0], "one message, because a second would exceed the burst");
-    assert_eq!(delivered(&bench.want(conns[1].1)), []);
+    assert!(delivered(&bench.want(conns[1].1)).is_empty());
     assert!(bench.shard.is_throttled(0));
     let gates = bench.shard.explain(&domain("a.test")).expect("it has mail").gates;
     let rate_gate = gates.iter().find(|g| g.kind == GateKind::MessageRate).expect("the rate holds it");
@@ -502,7 +518,7 @@ fn a_rate_holds_back_until_its_time_and_homes_take_turns() {
     assert!(rate_gate.until.is_some_and(|until| until > bench.now));
 
     let (end, mut times, mut by_home) = (bench.now.0 + 3_000_000, Vec::new(), [0u32; 2]);
-    bench.handle(Event::Finished { conn: conns[0].1, entry: entry(0, 0) });
+    bench.handle(Event::Finished { conn: conns[0].1, entry: entry(0, 0), verdict: Verdict::Nothing });
     bench.want(conns[0].1);
     while let Some(at) = bench.shard.next_timer().filter(|at| at.0 <= end) {
         bench.now = bench.now.max(at);
@@ -511,7 +527,7 @@ fn a_rate_holds_back_until_its_time_and_homes_take_turns() {
             if let Action::Deliver { home, conn, entry } = action {
                 times.push(bench.now.0);
                 by_home[usize::from(home)] += 1;
-                bench.handle(Event::Finished { conn, entry });
+                bench.handle(Event::Finished { conn, entry, verdict: Verdict::Nothing });
                 bench.want(conn);
             }
         }
@@ -546,7 +562,7 @@ fn a_suspended_destination_gets_nothing_until_it_is_resumed() {
         let until = until.map(WallTime::from_secs);
         let suspend = Event::Suspend { destination: &name, until };
         assert_eq!(bench.handle(suspend), [], "what is on its way is let go");
-        bench.handle(Event::Finished { conn, entry: entry(0, 0) });
+        bench.handle(Event::Finished { conn, entry: entry(0, 0), verdict: Verdict::Nothing });
         assert_eq!(bench.want(conn), [Action::Close { home: 0, conn }]);
         assert_eq!(bench.handle(Event::Closed { conn }), []);
         assert_eq!(bench.enqueue("a.test", 0, 2), []);
@@ -607,5 +623,153 @@ fn an_entry_is_explained_wherever_it_is() {
     assert_eq!(kinds(9), [GateKind::Retry]);
     assert_eq!(kinds(7), []);
     let turn = bench.shard.explain_entry(&name, entry(0, 4)).pop().expect("two gates");
-    assert_eq!(turn.detail, "2 before it, of 3 ready");
+    assert_eq!(turn.detail, "2 of its stream before it, of 3 ready");
+}
+
+#[test]
+fn mail_that_expires_together_ends_at_its_rate() {
+    let mut bench = Bench::new(|config| config.policy.max_age = Duration::from_secs(100));
+    bench.handle(Event::Suspend { destination: &domain("a.test"), until: None });
+    let many = limits::ENDINGS_PER_SECOND * 3;
+    (0..many).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
+    assert_eq!(bench.until(99).len() as u32, 0);
+    let mut each_second = Vec::new();
+    for second in 100..=105 {
+        each_second.push(bench.until(second).len() as u32);
+    }
+    assert_eq!(each_second.iter().sum::<u32>(), many, "{each_second:?}");
+    assert!(each_second.iter().all(|count| *count <= limits::ENDINGS_PER_SECOND * 2), "{each_second:?}");
+    assert_eq!(bench.shard.stats(), ShardStats { destinations: 1, ..ShardStats::default() });
+}
+
+#[test]
+fn a_sender_is_told_once_that_mail_is_late() {
+    let warning = Some(Duration::from_secs(500));
+    let told =
+        |actions: &[Action]| actions.iter().filter(|action| matches!(action, Action::Delayed { .. })).count();
+    // Tried again and again; and never tried, because the destination is suspended.
+    for suspended in [false, true] {
+        let mut bench = Bench::new(|config| config.policy.delay_warning = warning);
+        if suspended {
+            bench.handle(Event::Suspend { destination: &domain("a.test"), until: None });
+        }
+        bench.enqueue("a.test", 0, 0);
+        let mut count = 0;
+        for second in 1..3000 {
+            let mut actions = bench.until(second);
+            if second == 1 && !suspended {
+                let conn = bench.shard.connections.id(0);
+                actions.extend(bench.want(conn));
+                actions.extend(bench.handle(Event::Deferred {
+                    conn,
+                    entry: entry(0, 0),
+                    recipients_left: 1,
+                    verdict: Verdict::Nothing,
+                }));
+            }
+            let open = connects(&actions);
+            for (_, conn) in open {
+                actions.extend(bench.handle(Event::ConnectFailed {
+                    conn,
+                    permanent: false,
+                    verdict: Verdict::Nothing,
+                }));
+            }
+            count += told(&actions);
+            assert!(count == 0 || second >= 500);
+        }
+        assert_eq!(count, 1, "suspended {suspended}");
+    }
+    let mut bench = Bench::new(|config| config.policy.delay_warning = warning);
+    bench.pass(3000);
+    let received_at = WallTime::from_secs(START);
+    let back = bench.handle(Event::Enqueue {
+        destination: &domain("a.test"),
+        entry: entry(0, 0),
+        stream: StreamId::default(),
+        recipients: 1,
+        attempts: 2,
+        received_at,
+        due: bench.now,
+    });
+    assert_eq!(told(&back), 0, "what was late before a restart has been told");
+}
+
+#[test]
+fn urgent_mail_takes_the_next_slot_that_comes_free() {
+    let mut bench = Bench::new(|config| config.connections_per_home = 1);
+    let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
+    (1..100).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
+    (0..50).for_each(|n| drop(bench.enqueue(&format!("bulk{n}.test"), 0, 1000 + n)));
+    let event = |slot| (entry(0, slot), StreamId::urgent(1));
+    let (urgent, stream) = event(5000);
+    let name = domain("urgent.test");
+    let (received_at, due) = (bench.now, bench.now);
+    bench.handle(Event::Enqueue {
+        destination: &name,
+        entry: urgent,
+        stream,
+        recipients: 1,
+        attempts: 0,
+        received_at,
+        due,
+    });
+    bench.handle(Event::Want { conn, room: 1 });
+    let next = bench.handle(Event::Closed { conn });
+    let [Action::Connect { destination, .. }] = &next[..] else { panic!("{next:?}") };
+    assert_eq!(*destination, name);
+}
+
+#[test]
+fn a_receiver_that_says_too_many_connections_gets_what_it_takes() {
+    let mut bench = Bench::new(|config| {
+        config.policy.adaptive = true;
+        config.policy.limits.connections = 8;
+    });
+    let mut conns = Vec::new();
+    for slot in 0..400 {
+        conns.extend(connects(&bench.enqueue("a.test", 0, slot)));
+    }
+    assert_eq!(conns.len(), 8);
+    let mut held: Vec<(ConnId, u32)> = Vec::new();
+    for (_, conn) in &conns[..3] {
+        held.extend(
+            delivered(&bench.handle(Event::Want { conn: *conn, room: 1 })).iter().map(|s| (*conn, *s)),
+        );
+    }
+    let mut adapted = Vec::new();
+    for (_, conn) in &conns[3..] {
+        let verdict = Verdict::FewerConnections;
+        let actions = bench.handle(Event::ConnectFailed { conn: *conn, permanent: false, verdict });
+        assert_eq!(connects(&actions), []);
+        adapted.extend(actions);
+    }
+    let change = Adaptation::Limits { connections: 3, per_hour: None };
+    assert_eq!(adapted, [Action::Adapted { destination: domain("a.test"), change }], "one cut for all");
+    let mut opened = 0;
+    for _ in 0..limits::ADAPT_STEP {
+        let (conn, slot) = held.remove(0);
+        let mut actions =
+            bench.handle(Event::Finished { conn, entry: entry(0, slot), verdict: Verdict::Nothing });
+        actions.extend(bench.handle(Event::Want { conn, room: 1 }));
+        held.extend(delivered(&actions).iter().map(|s| (conn, *s)));
+        opened += connects(&actions).len();
+    }
+    assert_eq!(opened, 1, "and then one more is tried");
+    let gates = bench.shard.explain(&domain("a.test")).expect("it has mail").gates;
+    assert!(gates.iter().any(|g| g.detail.contains("4 of 4") && g.detail.contains("8")), "{gates:?}");
+}
+
+#[test]
+fn a_verdict_suspends_and_says_so() {
+    let mut bench = Bench::new(|config| config.policy.adaptive = true);
+    let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
+    bench.enqueue("a.test", 0, 1);
+    bench.want(conn);
+    let verdict = Verdict::Suspend(Duration::from_secs(60));
+    let actions = bench.handle(Event::Finished { conn, entry: entry(0, 0), verdict });
+    let until = WallTime::from_secs(START + 60);
+    let change = Adaptation::Suspended { until };
+    assert_eq!(actions, [Action::Adapted { destination: domain("a.test"), change }]);
+    assert_eq!(bench.shard.explain(&domain("a.test")).expect("mail").gates[0].until, Some(until));
 }

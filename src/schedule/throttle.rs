@@ -8,6 +8,7 @@
 use slab::Slab;
 
 use super::Action;
+use super::adapt::Adaptive;
 use super::destination::{Queue, RATE};
 use super::list::List;
 use super::pace::{Clocked, Pace};
@@ -30,6 +31,8 @@ pub(super) struct Throttle {
     /// Lanes with mail and a connection that asks, in the order of their turns.
     pub(super) waiting: List<RATE>,
     pub(super) suspended: Option<Suspended>,
+    /// What its receiver is found to take, if it has refused something of late.
+    pub(super) adaptive: Option<Box<Adaptive>>,
 }
 
 /// Why a destination gets nothing at all.
@@ -50,7 +53,32 @@ impl Throttle {
             connections: Clocked::default(),
             waiting: List::EMPTY,
             suspended: None,
+            adaptive: None,
         }
+    }
+
+    /// When the next message may be sent; 0: there is no rate.
+    pub(super) fn message_at(&self) -> WallTime {
+        let ordered = self.message_pace.map_or(WallTime(0), |pace| self.messages.ready_at(pace));
+        let Some(adaptive) = &self.adaptive else { return ordered };
+        let found = adaptive.pace.map_or(WallTime(0), |pace| adaptive.sent.ready_at(pace));
+        ordered.max(found).max(adaptive.pause_until)
+    }
+
+    fn count_message(&mut self, now: WallTime) {
+        if let Some(pace) = self.message_pace {
+            self.messages.take(pace, now);
+        }
+        if let Some(adaptive) = &mut self.adaptive
+            && let Some(pace) = adaptive.pace
+        {
+            adaptive.sent.take(pace, now);
+        }
+    }
+
+    /// Whether messages go out one by one, each when a rate grants it.
+    fn has_rate(&self) -> bool {
+        self.message_pace.is_some() || self.adaptive.as_ref().is_some_and(|a| a.rate.is_some())
     }
 }
 
@@ -183,9 +211,26 @@ impl Shard {
         let at = self.destinations.slab[destination as usize].throttle;
         at != NIL && {
             let throttle = &self.throttles.slab[at as usize];
-            throttle.suspended.is_some()
-                || throttle.message_pace.is_some_and(|pace| !throttle.messages.is_ready(pace, self.now))
+            throttle.suspended.is_some() || throttle.message_at() > self.now
         }
+    }
+
+    /// A lane has mail and may not seek a connection for it yet: the throttle wakes when it may.
+    pub(super) fn wake_when_due(&mut self, destination: u32) {
+        let at = self.destinations.slab[destination as usize].throttle;
+        if at != NIL && self.destinations.slab[destination as usize].ready > 0 {
+            let message_at = self.throttles.slab[at as usize].message_at();
+            if message_at > self.now {
+                self.throttles.wake_at(at, self.now, message_at);
+            }
+        }
+    }
+
+    /// The throttle's clock is set.
+    #[cfg(test)]
+    pub(super) fn throttle_wakes(&self, destination: u32) -> bool {
+        let at = self.destinations.slab[destination as usize].throttle;
+        at != NIL && self.throttles.slab[at as usize].timer.due() != NEVER
     }
 
     pub(super) fn is_suspended(&self, destination: u32) -> bool {
@@ -198,7 +243,7 @@ impl Shard {
     pub(super) fn serve_in_turn(&mut self, lane: u32, actions: &mut Vec<Action>) {
         let destination = self.destinations.lanes[lane as usize].destination;
         let at = self.destinations.slab[destination as usize].throttle;
-        if self.throttles.slab[at as usize].message_pace.is_none() {
+        if !self.throttles.slab[at as usize].has_rate() {
             if !self.is_suspended(destination) {
                 self.serve_all(lane, actions);
             }
@@ -232,11 +277,10 @@ impl Shard {
     fn serve_turns(&mut self, at: u32, actions: &mut Vec<Action>) {
         while let Some(lane) = self.throttles.slab[at as usize].waiting.front() {
             let throttle = &self.throttles.slab[at as usize];
-            let Some(pace) = throttle.message_pace else { return };
             if throttle.suspended.is_some() {
                 return;
             }
-            let ready_at = throttle.messages.ready_at(pace);
+            let ready_at = throttle.message_at();
             if ready_at > self.now {
                 self.throttles.wake_at(at, self.now, ready_at);
                 return;
@@ -244,7 +288,7 @@ impl Shard {
             self.leave_turn(at, lane);
             let Some(conn) = self.empty_handed(lane) else { continue };
             let Some(entry) = self.pop_live(lane, actions) else { continue };
-            self.throttles.slab[at as usize].messages.take(pace, self.now);
+            self.throttles.slab[at as usize].count_message(self.now);
             self.deliver(conn, entry, actions);
             self.take_turn(at, lane);
         }
@@ -306,7 +350,9 @@ impl Shard {
         if throttle.suspended.is_some() {
             return false;
         }
+        let learnt = throttle.adaptive.as_ref().map(|a| a.changed.saturating_add(limits::ADAPT_MEMORY));
         let until = throttle.messages.rested_at().max(throttle.connections.rested_at());
+        let until = until.max(learnt.unwrap_or_default());
         if until > self.now {
             self.throttles.wake_at(at, self.now, until);
             return false;

@@ -25,7 +25,7 @@ use crate::clock::{self, Rng};
 use crate::config::Config;
 use crate::limits;
 use crate::ring::{self, AlignedBuf, BufferPool, FileLock, Listener, Mailbox, MailboxSender, RuntimeConfig};
-use crate::schedule::{Limits, Policies, Policy, Shard, ShardConfig};
+use crate::schedule::{Shard, ShardConfig};
 use crate::spool::{
     FileIndex, Finding, Log, LogConfig, RecoveredLog, RecoveredMessage, SegmentSource, recover,
 };
@@ -190,7 +190,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         seed: clock::secret_u64(),
         homes: setup.home_count as u8,
         jitter_percent: limits::RETRY_JITTER_PERCENT,
-        policies: Arc::new(policies(config)),
+        policies: setup.shared.policies.clone(),
         window: limits::CONNECTION_WINDOW,
         connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER / config.workers,
         connection_idle: limits::OUTBOUND_IDLE_WAIT,
@@ -302,21 +302,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// The policies of the configuration.
-fn policies(config: &Config) -> Policies {
-    Policies::one(Policy {
-        limits: Limits {
-            connections: config.destination_connections,
-            connection_rate: None,
-            message_rate: config.destination_rate,
-        },
-        messages_per_connection: config.messages_per_connection,
-        recipients_per_message: u16::MAX,
-        retry_schedule: config.retry_schedule.clone(),
-        max_age: config.max_age,
-        delay_warning: None,
-        adaptive: false,
-    })
 }
