@@ -83,7 +83,7 @@ impl StreamId {
     }
     /// The urgent mail of a stream.
     pub fn urgent(number: u16) -> StreamId {
-        StreamId(number % StreamId::NUMBERS | StreamId::NUMBERS)
+        StreamId((number % StreamId::NUMBERS) | StreamId::NUMBERS)
     }
     pub fn number(self) -> u16 {
         self.0 % StreamId::NUMBERS

@@ -57,11 +57,6 @@ impl Clocked {
     pub(super) fn take(&mut self, pace: Pace, now: WallTime) {
         self.0 = self.0.max(now.0.saturating_mul(1000)).saturating_add(pace.interval_ns);
     }
-
-    /// What was taken last has not been used.
-    pub(super) fn give_back(&mut self, pace: Pace) {
-        self.0 = self.0.saturating_sub(pace.interval_ns);
-    }
 }
 
 #[cfg(test)]
@@ -128,15 +123,5 @@ mod tests {
             ready
         });
         assert_eq!(taken.count(), 5);
-    }
-
-    #[test]
-    fn what_is_given_back_can_be_taken_again() {
-        let pace = Pace::new(Rate::new(1, Duration::from_secs(60)));
-        let mut clocked = Clocked::default();
-        clocked.take(pace, WallTime(START));
-        assert!(!clocked.is_ready(pace, WallTime(START)));
-        clocked.give_back(pace);
-        assert!(clocked.is_ready(pace, WallTime(START)));
     }
 }
