@@ -150,13 +150,20 @@ pub const EXPIRY_SWEEPS: u32 = 256;
 /// Deferred entries of one destination kept as a plain list, searched from end to end; with more,
 /// the destination gets a timer wheel of its own.
 pub const DEFERRED_LIST: u32 = 32;
-/// Accepted messages for each step back up after a receiver has refused something: a refusal in five steps
-/// is 0.4 % of the attempts.
+/// Accepted messages for each step back up after a receiver has refused something: so many that the
+/// refusal at the end of some steps is a small part of the attempts.
 pub const ADAPT_STEP: u32 = 50;
+/// Shortest time for such a step of a rate: receivers that count by the minute must be seen to refuse before
+/// much more is tried.
+pub const ADAPT_STEP_TIME: Duration = Duration::from_secs(5);
+/// Steps spent at the level that was refused last, before more is tried.
+pub const ADAPT_REST: u32 = 3;
+/// Most of them, where the same level is refused again and again.
+pub const ADAPT_REST_MOST: u32 = 24;
 /// The steps that a receiver's refusal of one more connection doubles, this many times at most.
 pub const ADAPT_DOUBLINGS: u32 = 6;
 /// What is sent, of what was taken, after a receiver has refused for the rate.
-pub const ADAPT_SHARE_PERCENT: u32 = 90;
+pub const ADAPT_SHARE_PERCENT: u32 = 95;
 /// The pause after a refusal for the rate; it doubles while every message is refused.
 pub const ADAPT_PAUSE: Duration = Duration::from_secs(1);
 /// The longest such pause.

@@ -1,16 +1,17 @@
 //! How many connections and messages a receiver takes, learnt from what it answers.
 //!
 //! Owns: [`Adaptive`], kept only for destinations that have refused something of late. Promises:
-//! additive increase, multiplicative decrease, counted in accepted messages so that probing costs at
-//! most one refusal in `limits::ADAPT_STEP` · 5 of them; one cut per salvo; what works is found at once
+//! additive increase, multiplicative decrease, counted in accepted messages so that probing costs few
+//! refusals among many of them; one cut per salvo; what works is found at once
 //! where it can be counted (the connections that stay open, the messages accepted since the last cut);
 //! it is forgotten when the destination is back at its limits. Must not: look at reply texts.
 //!
-//! Rates: from one refusal to the next, pauses included, the receiver has taken what it takes; a cut
-//! goes to `limits::ADAPT_SHARE_PERCENT` of that. The way back leads in four steps to the old level,
-//! then beyond it in steps that double. Connections: a cut goes to the number that works, or to half of
-//! it where the receiver is in trouble; the way back is one connection at a time, after as many accepted
-//! messages as `needed` says, which doubles each time the receiver refuses the next one again.
+//! Rates: over a minute, pauses included, the receiver has taken what it takes; a cut goes to
+//! `limits::ADAPT_SHARE_PERCENT` of that. The way back leads in two steps to the old level, rests there
+//! (`limits::ADAPT_REST` steps, twice as many each time the same level is refused), then goes beyond it
+//! in steps that grow by one percent each. Connections: a cut goes to the number that works, or to half
+//! of it where the receiver is in trouble; the way back is one connection at a time, after as many
+//! accepted messages as `needed` says, which doubles each time the receiver refuses the next one again.
 use std::time::Duration;
 
 use super::pace::{Clocked, Pace};
@@ -20,6 +21,53 @@ use super::wheel::NIL;
 use super::{Action, Adaptation};
 use crate::clock::WallTime;
 use crate::limits;
+
+/// Spans of ten seconds in which is counted what a receiver takes: six of them show one that counts by
+/// the minute.
+const SPANS: usize = 6;
+const SPAN_SECS: u64 = 10;
+
+/// What was taken in the last minute.
+#[derive(Debug)]
+struct Taken {
+    since: WallTime,
+    /// The present span, and the counts by span modulo their number.
+    span: u64,
+    counts: [u32; SPANS],
+}
+
+impl Taken {
+    fn new(now: WallTime, accepted: u32, since: WallTime) -> Taken {
+        let age_secs = now.since(since).as_secs_f64().max(1.0);
+        let minute = (SPANS as u64 * SPAN_SECS) as f64;
+        let mut counts = [0; SPANS];
+        let span = now.secs() / SPAN_SECS;
+        counts[span as usize % SPANS] = (f64::from(accepted) * (minute / age_secs).min(1.0)) as u32;
+        Taken { since, span, counts }
+    }
+
+    /// Forgets what is older than a minute.
+    fn turn(&mut self, now: WallTime) {
+        let span = now.secs() / SPAN_SECS;
+        for passed in 1..=(span - self.span.min(span)).min(SPANS as u64) {
+            self.counts[(self.span + passed) as usize % SPANS] = 0;
+        }
+        self.span = self.span.max(span);
+    }
+
+    fn count(&mut self, now: WallTime) {
+        self.turn(now);
+        self.counts[self.span as usize % SPANS] += 1;
+    }
+
+    fn per_second(&mut self, now: WallTime) -> f64 {
+        self.turn(now);
+        let sum: u32 = self.counts.iter().sum();
+        let oldest = (self.span + 1).saturating_sub(SPANS as u64) * SPAN_SECS;
+        let since = self.since.max(WallTime::from_secs(oldest));
+        f64::from(sum) / now.since(since).as_secs_f64().max(1.0)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Adaptive {
@@ -38,18 +86,21 @@ pub(super) struct Adaptive {
     top: f64,
     step_percent: f64,
     stepped: u32,
+    /// Steps spent at `top`, and those to be spent there before more is tried.
+    rested: u32,
+    rest: u32,
     /// Nothing is sent before.
     pub(super) pause_until: WallTime,
     pause: Duration,
     /// Messages accepted since the last refusal for the rate.
     accepted: u64,
-    since: WallTime,
+    taken: Taken,
     /// For `why`.
     pub(super) changed: WallTime,
 }
 
 impl Adaptive {
-    fn new(now: WallTime, accepted: u64, since: WallTime) -> Adaptive {
+    fn new(now: WallTime, accepted: u32, since: WallTime) -> Adaptive {
         Adaptive {
             connections: u32::MAX,
             grown: 0,
@@ -61,10 +112,12 @@ impl Adaptive {
             top: 0.0,
             step_percent: 1.0,
             stepped: 0,
+            rested: 0,
+            rest: limits::ADAPT_REST,
             pause_until: WallTime(0),
             pause: limits::ADAPT_PAUSE,
-            accepted,
-            since,
+            accepted: accepted.into(),
+            taken: Taken::new(now, accepted, since),
             changed: now,
         }
     }
@@ -110,11 +163,20 @@ impl Adaptive {
             if again { (self.pause * 2).min(limits::ADAPT_PAUSE_LONGEST) } else { limits::ADAPT_PAUSE };
         self.pause_until = now.saturating_add(self.pause);
         if !again {
-            let taken = self.accepted as f64 / now.since(self.since).as_secs_f64().max(0.1);
-            self.top = self.rate.map_or(taken, |rate| rate.min(taken.max(rate / 2.0)));
+            let taken = self.taken.per_second(now);
+            let before = self.top;
+            self.top = self.rate.map_or(taken, |rate| rate.min(taken.max(rate / 16.0)));
             self.set_rate(self.top * f64::from(limits::ADAPT_SHARE_PERCENT) / 100.0, now);
-            self.step_percent = 1.0;
-            (self.accepted, self.since) = (0, now);
+            // Refused at about the same level again: it takes longer until more is tried.
+            let same = (self.top / before - 1.0).abs() < 0.2;
+            let longer = (self.rest * 2).min(limits::ADAPT_REST_MOST);
+            self.rest = if same { longer } else { limits::ADAPT_REST };
+            (self.step_percent, self.rested) = (1.0, 0);
+            self.accepted = 0;
+        } else if self.rate.is_none() {
+            // Nothing has been taken yet: one after the other.
+            self.top = 1.0;
+            self.set_rate(self.top, now);
         }
         true
     }
@@ -129,6 +191,7 @@ impl Adaptive {
     /// has grown.
     fn accept(&mut self, now: WallTime, open: u32, limit: u32) -> bool {
         self.accepted += 1;
+        self.taken.count(now);
         let mut grew = false;
         if self.connections < limit {
             self.grown += u32::from(open >= self.connections);
@@ -139,13 +202,19 @@ impl Adaptive {
         }
         self.stepped += 1;
         if let Some(rate) = self.rate
-            && self.stepped >= limits::ADAPT_STEP
+            && f64::from(self.stepped)
+                >= (rate * limits::ADAPT_STEP_TIME.as_secs_f64()).max(limits::ADAPT_STEP.into())
         {
-            let below = rate < self.top * 0.995;
-            let step = if below { 2.5 } else { self.step_percent };
-            if !below {
-                self.step_percent *= 2.0;
-            }
+            // Back up to the old level, three steps there, then on.
+            let step = if rate < self.top * 0.995 {
+                2.5
+            } else if self.rested < self.rest {
+                self.rested += 1;
+                0.0
+            } else {
+                self.step_percent += 1.0;
+                self.step_percent - 1.0
+            };
             if rate > self.top * f64::from(limits::ADAPT_FORGET) {
                 (self.rate, self.pace) = (None, None);
             } else {
@@ -178,7 +247,7 @@ impl Shard {
         let now = self.now;
         let record = &self.destinations.slab[destination as usize];
         let open = record.open.saturating_sub(own);
-        let (accepted, since) = (record.accepted.into(), WallTime::from_secs(record.accepted_since.into()));
+        let (accepted, since) = (record.accepted, WallTime::from_secs(record.accepted_since.into()));
         let throttle = self.throttle_of(destination);
         let adaptive = throttle.adaptive.get_or_insert_with(|| Box::new(Adaptive::new(now, accepted, since)));
         let changed = match verdict {

@@ -62,6 +62,17 @@ impl Shard {
         }
     }
 
+    /// A connection that still asks and holds mail now goes behind those that hold none.
+    pub(super) fn stand_back(&mut self, conn: u32) {
+        let connection = &self.connections.slab[conn as usize];
+        let (lane, room) = (connection.lane as usize, connection.room);
+        if room > 0 {
+            let asking = &mut self.destinations.lanes[lane].asking;
+            asking.remove(&mut self.connections.slab, conn);
+            asking.push_back(&mut self.connections.slab, conn);
+        }
+    }
+
     pub(super) fn stop_asking(&mut self, conn: u32) {
         self.stop_idling(conn);
         let connection = &mut self.connections.slab[conn as usize];

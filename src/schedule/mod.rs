@@ -55,6 +55,8 @@ mod slots;
 mod tests;
 mod throttle;
 mod timers;
+#[cfg(test)]
+mod trial;
 mod wheel;
 
 use std::sync::Arc;

@@ -99,7 +99,8 @@ impl Shard {
                 let mut record = Record {
                     slot: entry.slot,
                     received: floor_secs(received_at),
-                    due: ceil_secs(due),
+                    // Seconds are rounded up, but what is due is not to wait for the next one.
+                    due: if due <= self.now { 0 } else { ceil_secs(due) },
                     next: NIL,
                     part: entry.part,
                     recipients,

@@ -290,6 +290,7 @@ impl Shard {
             let Some(entry) = self.pop_live(lane, actions) else { continue };
             self.throttles.slab[at as usize].count_message(self.now);
             self.deliver(conn, entry, actions);
+            self.stand_back(conn);
             self.take_turn(at, lane);
         }
     }
