@@ -24,7 +24,9 @@ use ringpost::mail::envelope::{BodyKind, Envelope, Recipient};
 use ringpost::mail::id::MessageId;
 use ringpost::mail::reply::Reply;
 use ringpost::mail::trace::{self, Received};
-use ringpost::schedule::{Action, Entry, Event, Shard, ShardConfig};
+use ringpost::schedule::{
+    Action, Entry, Event, Limits, Policies, Policy, Shard, ShardConfig, StreamId, Verdict,
+};
 use ringpost::smtp::client::{ClientConfig, ClientEvent, ClientSession, Outgoing};
 use ringpost::smtp::server::{Peer, ServerConfig, ServerSession, Step, Verdict};
 use ringpost::spool::{Buffer, Intent, Log, LogConfig, NewMessage, Outcome, RecoveredLog, SpoolIdentity};
@@ -166,14 +168,20 @@ fn commit(messages: u64) {
 }
 
 fn shard_config() -> ShardConfig {
+    let policy = Policy {
+        limits: Limits { connections: limits::DEFAULT_DESTINATION_CONNECTIONS, ..Limits::NONE },
+        messages_per_connection: limits::DEFAULT_MESSAGES_PER_CONNECTION,
+        recipients_per_message: u16::MAX,
+        retry_schedule: vec![Duration::from_secs(900)],
+        max_age: limits::DEFAULT_MAX_AGE,
+        delay_warning: None,
+        adaptive: true,
+    };
     ShardConfig {
         seed: 1,
         homes: 1,
-        retry_schedule: vec![Duration::from_secs(900)],
         jitter_percent: limits::RETRY_JITTER_PERCENT,
-        max_age: limits::DEFAULT_MAX_AGE,
-        destination_connections: limits::DEFAULT_DESTINATION_CONNECTIONS,
-        messages_per_connection: u32::MAX,
+        policies: Arc::new(Policies::one(policy)),
         window: limits::CONNECTION_WINDOW,
         connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER,
         connection_idle: limits::OUTBOUND_IDLE_WAIT,
@@ -190,6 +198,7 @@ fn schedule(messages: u64) {
         let enqueue = Event::Enqueue {
             destination: &domain,
             entry,
+            stream: StreamId::default(),
             recipients: 1,
             attempts: 0,
             received_at: NOW,
@@ -202,7 +211,11 @@ fn schedule(messages: u64) {
                 let event = match action {
                     Action::Connect { conn, .. } => Event::Want { conn, room: 1 },
                     Action::Deliver { conn, entry, .. } => {
-                        shard.handle(NOW, Event::Finished { conn, entry }, &mut actions);
+                        shard.handle(
+                            NOW,
+                            Event::Finished { conn, entry, verdict: Verdict::Nothing },
+                            &mut actions,
+                        );
                         Event::Want { conn, room: 1 }
                     }
                     Action::Close { conn, .. } => Event::Closed { conn },
