@@ -11,7 +11,7 @@
 # changes on the machine meanwhile meets all of them alike. Given several binaries, each case is run with
 # each of them in every round, and the table has the ratio of medians to the first. -q makes runs a quarter
 # as long. --rss runs a million messages instead, and compares the memory after 200,000 with that at the
-# end: once below capacity, once as fast as it goes. --curves shows what a message costs as the work grows:
+# end, each read two seconds after the last was delivered: once below capacity, once as fast as it goes. --curves shows what a message costs as the work grows:
 # more destinations, more connections, a longer queue (10,000 and 100,000 messages, or --backlog), delivered
 # from memory where it fits there. --sessions shows the memory of that many open sessions (10,000).
 # --latency holds a rate for 20 seconds and shows how long a message waits for its 250, from the moment it
@@ -200,8 +200,7 @@ def latency(args):
         server = Server(binary, work, ["--retry-schedule", "1h"], "127.0.0.1:9")
         server.settle()
         sent = load(server.addr, rate * 20, ["--rate", str(rate)])["latency"]["whole"]
-        command = [binary, "queue", "summary", "--json", "--spool", os.path.join(work, "spool")]
-        commits = json.loads(subprocess.run(command, stdout=subprocess.PIPE).stdout)["report"]["counters"]["commit_us"]
+        commits = counters(binary, work)["commit_us"]
         print(f"| {rate:,} | {sent['p50_us'] / 1e3:.2f} ms | {sent['p99_us'] / 1e3:.2f} ms | {commits['p50'] / 1e3:.2f} ms |"
               f" {commits['p99'] / 1e3:.2f} ms | {rate * 20 / commits['count']:.1f} |", flush=True)
         stop(server.child)
@@ -332,6 +331,11 @@ def compare(args):
     table(results, binaries)
 
 
+def counters(binary, work):
+    command = [binary, "queue", "summary", "--json", "--spool", os.path.join(work, "spool")]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE).stdout)["report"]["counters"]
+
+
 def grow(binary, rate):
     work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
     port = free_port()
@@ -340,6 +344,9 @@ def grow(binary, rate):
     resident = []
     for messages in (200_000, 800_000):
         load(server.addr, messages, ["--rate", str(rate)] if rate else [])
+        while counters(binary, work)["queued_messages_now"]:
+            time.sleep(0.2)
+        time.sleep(2)
         resident.append(memory_kb(server.pid, "VmRSS") / 1024)
     sink.finish()
     time.sleep(10)
