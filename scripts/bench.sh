@@ -10,8 +10,11 @@
 # Rounds (7 by default) are interleaved: each round runs every case once, in another order, so that what
 # changes on the machine meanwhile meets all of them alike. Given several binaries, each case is run with
 # each of them in every round, and the table has the ratio of medians to the first. -q makes runs a quarter
-# as long. --rss runs a million messages instead, and compares the memory after 200,000 with that at the
-# end, each read two seconds after the last was delivered: once below capacity, once as fast as it goes. --curves shows what a message costs as the work grows:
+# as long.
+#
+# --rss runs a million messages and compares the memory after 200,000 with that at the end, each read two
+# seconds after the last was delivered: once below capacity, once as fast as it goes. --curves shows what a
+# message costs as the work grows:
 # more destinations, more connections, a longer queue (10,000 and 100,000 messages, or --backlog), delivered
 # from memory where it fits there. --sessions shows the memory of that many open sessions (10,000).
 # --latency holds a rate for 20 seconds and shows how long a message waits for its 250, from the moment it
