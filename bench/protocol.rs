@@ -125,6 +125,8 @@ mod receive {
             trace::received(
                 &mut out,
                 black_box(&Received {
+                    tls: None,
+                    certificate: None,
                     helo: "client.test",
                     client: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
                     by: "mta.test",

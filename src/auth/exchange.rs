@@ -230,9 +230,13 @@ mod tests {
         }
     }
 
+    /// Mechanism, initial response, what the client says after, what it is told, how it ends.
+    type Case =
+        (Mechanism, Option<&'static [u8]>, &'static [&'static [u8]], &'static [&'static str], &'static str);
+
     #[test]
     fn plain_and_login() {
-        let table: [(Mechanism, Option<&[u8]>, &[&[u8]], &[&str], &str); 13] = [
+        let table: [Case; 13] = [
             (Mechanism::Plain, Some(b"\0user\0pencil"), &[], &[], "user"),
             (Mechanism::Plain, Some(b"USER\0user\0pencil"), &[], &[], "user"),
             (Mechanism::Plain, Some(b"root\0user\0pencil"), &[], &[], "wrong"),

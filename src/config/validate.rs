@@ -171,13 +171,14 @@ impl Reader<'_> {
         if let Some(twice) = repeated(&addresses, |_| true) {
             self.complain("source", &format!("names {twice} twice"));
         }
-        if let Some(control) = config.control {
-            if !control.ip().is_loopback() && config.control_token_file.is_none() {
-                self.complain(
-                    "control",
-                    "is reachable from other machines: give --control-token-file, or use 127.0.0.1",
-                );
-            }
+        if let Some(control) = config.control
+            && !control.ip().is_loopback()
+            && config.control_token_file.is_none()
+        {
+            self.complain(
+                "control",
+                "is reachable from other machines: give --control-token-file, or use 127.0.0.1",
+            );
         }
     }
 

@@ -236,7 +236,7 @@ fn wrong_pem_is_told_apart() {
         (&chain, &other, "cannot be used"),
     ];
     for (chain, key, why) in table {
-        let error = ServerTls::from_pem(&[pair_of(chain, key)], None).err().expect(why);
+        let Err(error) = ServerTls::from_pem(&[pair_of(chain, key)], None) else { panic!("{why}") };
         assert!(error.to_string().contains(why), "{error}");
     }
 }

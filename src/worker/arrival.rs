@@ -57,7 +57,7 @@ async fn serve(worker: Rc<Worker>, stream: Stream, from: SocketAddr, service: Se
     let key = worker.sessions.borrow_mut().insert(stream.clone());
     let ended = match worker.shared.gate.enter() {
         Some(place) => visit(&worker, &stream, from, service, place).await,
-        None => Box::pin(turn_away(&worker, &mut Wire::new(stream.clone()), service, Refused::TooMany)).await,
+        None => Box::pin(turn_away(&worker, &mut Wire::new(stream.clone()), service, Refused::Crowded)).await,
     };
     worker.sessions.borrow_mut().remove(key);
     match ended {

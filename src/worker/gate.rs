@@ -37,18 +37,18 @@ struct Known {
 /// Why a client is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    TooMany,
-    TooFast,
-    TooManyErrors,
+    Crowded,
+    Hasty,
+    Errors,
 }
 
 impl Refused {
     /// The reply line.
     pub fn reply(self) -> &'static str {
         match self {
-            Refused::TooMany => "421 4.7.0 Too many connections, try again later\r\n",
-            Refused::TooFast => "421 4.7.0 Too many connections in a short time, try again later\r\n",
-            Refused::TooManyErrors => "421 4.7.0 Too many errors from there, try again later\r\n",
+            Refused::Crowded => "421 4.7.0 Too many connections, try again later\r\n",
+            Refused::Hasty => "421 4.7.0 Too many connections in a short time, try again later\r\n",
+            Refused::Errors => "421 4.7.0 Too many errors from there, try again later\r\n",
         }
     }
 }
@@ -161,14 +161,14 @@ impl Place {
         let network = network(from);
         let open = |counts: &HashMap<IpAddr, usize>, key| counts.get(key).copied().unwrap_or(0);
         if open(&known.open, &from) >= limits.max_connections_per_ip {
-            return Err(Refused::TooMany);
+            return Err(Refused::Crowded);
         }
         if !trusted {
             if open(&known.open_networks, &network) >= limits.max_connections_per_network {
-                return Err(Refused::TooMany);
+                return Err(Refused::Crowded);
             }
             if limits.error_rate_per_ip.is_some_and(|rate| !known.errors.has_room(&from, rate, now)) {
-                return Err(Refused::TooManyErrors);
+                return Err(Refused::Errors);
             }
             let too_fast = |limiter: &mut Limiter<IpAddr>, rate: Option<Rate>, key: &IpAddr| {
                 rate.is_some_and(|rate| !limiter.allows(key, rate, now))
@@ -176,7 +176,7 @@ impl Place {
             if too_fast(&mut known.connections, limits.connection_rate_per_ip, &from)
                 || too_fast(&mut known.network_connections, limits.connection_rate_per_network, &network)
             {
-                return Err(Refused::TooFast);
+                return Err(Refused::Hasty);
             }
         }
         *known.open.entry(from).or_insert(0) += 1;
@@ -235,7 +235,7 @@ mod tests {
     }
 
     fn admit(gate: &Arc<Gate>, from: &str, secs: u64) -> Result<Place, Refused> {
-        let mut place = gate.enter().ok_or(Refused::TooMany)?;
+        let mut place = gate.enter().ok_or(Refused::Crowded)?;
         place.admit(ip(from), false, Tick(secs * 1_000_000))?;
         Ok(place)
     }
@@ -262,7 +262,7 @@ mod tests {
             ("2001:db8::1", "2001:db8::ffff:0:0:1", "2001:db8::2", "2001:db8:0:1::1"),
         ] {
             let _two = (admit(&gate, a, 0).expect("one"), admit(&gate, b, 0).expect("two"));
-            assert_eq!(admit(&gate, c, 0).err(), Some(Refused::TooMany));
+            assert_eq!(admit(&gate, c, 0).err(), Some(Refused::Crowded));
             assert!(admit(&gate, other, 0).is_ok());
             let mut trusted = gate.enter().expect("room");
             assert!(trusted.admit(ip(c), true, Tick(0)).is_ok());
@@ -275,10 +275,10 @@ mod tests {
         let gate = gate(ClientLimits { connection_rate_per_ip: two, error_rate_per_ip: two, ..wide() });
         let from = "192.0.2.1";
         assert!(admit(&gate, from, 0).is_ok() && admit(&gate, from, 0).is_ok());
-        assert_eq!(admit(&gate, from, 0).err(), Some(Refused::TooFast));
+        assert_eq!(admit(&gate, from, 0).err(), Some(Refused::Hasty));
         assert!(admit(&gate, "192.0.2.2", 0).is_ok() && admit(&gate, from, 30).is_ok());
         gate.erred(ip("192.0.2.9"), 3, Tick(0));
-        assert_eq!(admit(&gate, "192.0.2.9", 59).err(), Some(Refused::TooManyErrors));
+        assert_eq!(admit(&gate, "192.0.2.9", 59).err(), Some(Refused::Errors));
         assert!(admit(&gate, "192.0.2.9", 60).is_ok());
     }
 
