@@ -396,7 +396,7 @@ fn a_runtime_ends_with_reads_in_flight() {
 fn a_posted_send_goes_on_by_itself_and_gives_its_buffer_back() {
     test_run(async {
         let (stream, mut peer) = pair().await;
-        let answered = blocking(move || {
+        let answered = std::thread::spawn(move || {
             let mut got = [0; 5];
             peer.read_exact(&mut got).expect("reads");
             peer.write_all(&got).expect("writes");
@@ -408,7 +408,7 @@ fn a_posted_send_goes_on_by_itself_and_gives_its_buffer_back() {
         let (sent, buf) = posted.settle(LONG).await;
         sent.expect("sent");
         assert_eq!(buf, b"hello");
-        let peer = answered.await;
+        let peer = answered.join().expect("the peer ends well");
 
         // Nobody reads: the send ends at its deadline.
         let posted = stream.post(vec![7; 64 << 20]).expect("open");
