@@ -12,7 +12,7 @@ mod server;
 mod text;
 
 pub use peer::{client, reply};
-pub use server::{body, session};
+pub use server::{body, chunk, session};
 pub use text::{address, command, trace};
 
 use ringpost::clock::Rng;
@@ -21,10 +21,11 @@ use ringpost::clock::Rng;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("command", command),
     ("address", address),
     ("body", body),
+    ("chunk", chunk),
     ("session", session),
     ("reply", reply),
     ("client", client),

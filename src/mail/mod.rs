@@ -10,3 +10,4 @@ pub mod id;
 pub mod reply;
 pub mod text;
 pub mod trace;
+pub mod xtext;

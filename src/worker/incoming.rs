@@ -75,8 +75,14 @@ impl Incoming {
         let mut body = Vec::with_capacity(512 + expected.max(1024));
         let (helo, is_ehlo) = session.greeting_of_client();
         let recipient = match &transaction.envelope.recipients[..] {
-            [only] => Some(&only.address),
+            // RFC 6531 §3.7.3 would let others in; every reader of headers understands their absence.
+            [only] if only.address.is_ascii() => Some(&only.address),
             _ => None,
+        };
+        let protocol = match (is_ehlo, transaction.envelope.smtp_utf8) {
+            (_, true) => "UTF8SMTP",
+            (true, false) => "ESMTP",
+            (false, false) => "SMTP",
         };
         trace::received(
             &mut body,
@@ -84,7 +90,7 @@ impl Incoming {
                 helo,
                 client: Some(client.to_canonical()),
                 by: &worker.shared.config.hostname,
-                protocol: if is_ehlo { "ESMTP" } else { "SMTP" },
+                protocol,
                 id,
                 recipient,
                 at: now,

@@ -21,6 +21,7 @@ mod outbound;
 mod outcome;
 mod post;
 mod quarantine;
+mod report;
 mod shards;
 mod signal;
 pub mod spool_dir;

@@ -158,6 +158,7 @@ fn share(config: Config, events: EventSender, home_owners: Vec<usize>) -> anyhow
             hostname: config.hostname.as_str().into(),
             max_message_bytes: config.max_message_bytes,
             max_recipients: config.max_recipients,
+            ..ServerConfig::default()
         }),
         resolver,
         tls: ClientTls::opportunistic(),
