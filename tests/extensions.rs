@@ -90,6 +90,7 @@ fn serve(stream: TcpStream, keywords: &[&str], said: &Mutex<Vec<Said>>) -> Optio
     let mut writer = stream.try_clone().ok()?;
     let mut reader = BufReader::new(stream);
     let mut say = |text: &str| writer.write_all(format!("{text}\r\n").as_bytes()).ok();
+    let mut taken = 0;
     keep(Said::Connected);
     say("220 hop.test ESMTP")?;
     loop {
@@ -105,7 +106,13 @@ fn serve(stream: TcpStream, keywords: &[&str], said: &Mutex<Vec<Said>>) -> Optio
                 say(&format!("250-hop.test\r\n{offers}250 ENHANCEDSTATUSCODES"))?;
             }
             "RCPT" if line.contains("<no") => say("550 5.1.1 nobody of that name")?,
+            "RCPT" => {
+                taken += 1;
+                say("250 2.1.5 ok")?;
+            }
+            "DATA" if taken == 0 => say("554 5.5.1 for nobody")?,
             "DATA" => {
+                taken = 0;
                 say("354 go on")?;
                 let mut data = Vec::new();
                 loop {

@@ -49,7 +49,8 @@ pub fn received(out: &mut Vec<u8>, r: &Received<'_>) {
     }
     push_all(out, &["\r\n\tby ", r.by, " with ", r.protocol, " id "]);
     write!(out, "{}", r.id).expect("writing to memory does not fail");
-    if let Some(recipient) = r.recipient {
+    // RFC 6531 §3.7.3 would let others in; every reader of headers understands their absence.
+    if let Some(recipient) = r.recipient.filter(|recipient| recipient.is_ascii()) {
         push_all(out, &["\r\n\tfor <", recipient.as_str(), ">"]);
     }
     out.extend_from_slice(b";\r\n\t");
@@ -149,7 +150,7 @@ mod tests {
     use crate::clock::Rng;
 
     fn header(helo: &str, client: Option<&str>, recipient: Option<&str>) -> String {
-        let recipient = recipient.map(|r| Address::parse(r.as_bytes()).unwrap());
+        let recipient = recipient.map(|r| Address::parse_utf8(r.as_bytes()).unwrap());
         let mut out = Vec::new();
         received(
             &mut out,
@@ -173,7 +174,7 @@ mod tests {
         let table = [
             (("client.example", Some("192.0.2.1"), None), "client.example ([192.0.2.1])", ""),
             (("[192.0.2.9]", Some("::1"), Some("a@B.c")), "[192.0.2.9] ([IPv6:::1])", "\r\n\tfor <a@b.c>"),
-            (("localhost", None, None), "localhost", ""),
+            (("localhost", None, Some("\u{fc}@B.c")), "localhost", ""),
             (("a (b) \\\"c", Some("::1"), None), "[IPv6:::1] ([IPv6:::1])\r\n\t(HELO a ?b? ?\"c)", ""),
             (("x\r\nEvil: 1\0", None, None), "unknown\r\n\t(HELO x?x0d?x0aEvil: 1?x00)", ""),
             (("host.", Some("10.0.0.1"), None), "[10.0.0.1] ([10.0.0.1])\r\n\t(HELO host.)", ""),

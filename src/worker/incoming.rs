@@ -75,8 +75,7 @@ impl Incoming {
         let mut body = Vec::with_capacity(512 + expected.max(1024));
         let (helo, is_ehlo) = session.greeting_of_client();
         let recipient = match &transaction.envelope.recipients[..] {
-            // RFC 6531 §3.7.3 would let others in; every reader of headers understands their absence.
-            [only] if only.address.is_ascii() => Some(&only.address),
+            [only] => Some(&only.address),
             _ => None,
         };
         let protocol = match (is_ehlo, transaction.envelope.smtp_utf8) {
