@@ -189,11 +189,8 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     let shard = Shard::new(ShardConfig {
         seed: clock::secret_u64(),
         homes: setup.home_count as u8,
-        retry_schedule: config.retry_schedule.clone(),
         jitter_percent: limits::RETRY_JITTER_PERCENT,
-        max_age: config.max_age,
-        destination_connections: config.destination_connections,
-        messages_per_connection: config.messages_per_connection,
+        policies: setup.shared.policies.clone(),
         window: limits::CONNECTION_WINDOW,
         connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER / config.workers,
         connection_idle: limits::OUTBOUND_IDLE_WAIT,
