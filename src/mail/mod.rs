@@ -9,6 +9,8 @@ pub mod envelope;
 pub mod header;
 pub mod id;
 pub mod reply;
+pub mod senders;
+pub mod submission;
 pub mod text;
 pub mod trace;
 pub mod xtext;

@@ -10,14 +10,22 @@ use std::sync::Arc;
 
 use super::body::{BodyReader, ChunkReader};
 use super::command::{self, Command, CommandError};
+use super::sasl::AuthSaid;
+use super::xclient::Xclient;
 use crate::limits;
 
+mod access;
+mod auth;
 mod chunk;
 mod hello;
 mod help;
 mod line;
+mod renaming;
+mod starttls;
 mod transaction;
 
+pub use access::{Access, Login};
+pub use auth::AuthAnswer;
 use line::{CRLF, Line, next_line, skip_line};
 pub use transaction::{Transaction, Verdict};
 
@@ -30,6 +38,7 @@ pub struct ServerConfig {
     pub max_recipients: usize,
     /// Whether REQUIRETLS is offered (RFC 8689 §3): only where the TLS of next hops is verified.
     pub require_tls: bool,
+    pub access: Access,
 }
 
 impl Default for ServerConfig {
@@ -40,6 +49,7 @@ impl Default for ServerConfig {
             max_message_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
             max_recipients: limits::DEFAULT_MAX_RECIPIENTS,
             require_tls: false,
+            access: Access::default(),
         }
     }
 }
@@ -50,11 +60,16 @@ pub struct Peer {
     pub addr: IpAddr,
     /// Whether RCPT for foreign domains is accepted from this address (`--relay-from`).
     pub may_relay: bool,
+    /// Whether it is believed when it says for whom it speaks (`--xclient-from`).
+    pub xclient: bool,
+    /// Whether the driver wants to be asked before each of its messages.
+    pub counted: bool,
 }
 
 impl Peer {
+    /// A client that is not believed and not counted.
     pub fn new(addr: IpAddr, may_relay: bool) -> Peer {
-        Peer { addr, may_relay }
+        Peer { addr, may_relay, xclient: false, counted: false }
     }
 }
 
@@ -81,6 +96,18 @@ pub enum Step {
     BodyRefused,
     /// The client took back what it had sent in chunks (RFC 3030 §2: RSET, or a new greeting). Drop it.
     BodyWithdrawn,
+    /// `220` stands in the replies. Send them, throw away the rest of the input, do the handshake and
+    /// call [`ServerSession::tls_started`]; close the connection if the handshake fails.
+    StartTls,
+    /// Find out what to say to that and call [`ServerSession::answer_auth`] before the next `step`.
+    Auth(AuthSaid),
+    /// The exchange is over without an answer: forget it.
+    AuthEnds,
+    /// Call [`ServerSession::set_peer`] before the next `step`.
+    Xclient(Xclient),
+    /// May this client send one more message now? Call [`ServerSession::admit_mail`] before the next
+    /// `step`. Only where [`Peer::counted`] or [`Login::counted`] asks for it.
+    MayMail,
     /// Send the replies, then close the connection.
     Close,
 }
@@ -103,6 +130,14 @@ enum State {
     Chunk(chunk::Chunk),
     /// Between BodyEnds and `finish`.
     Verdict,
+    /// Between StartTls and `tls_started`.
+    Handshake,
+    /// In an authentication exchange: the next line is a response, once the last one is answered.
+    Auth,
+    /// Between Xclient and `set_peer`.
+    Renamed,
+    /// Between MayMail and `admit_mail`.
+    Asked,
     Closed,
 }
 
@@ -115,6 +150,12 @@ pub struct ServerSession {
     /// The HELO or EHLO name; empty before the first.
     helo: String,
     esmtp: bool,
+    /// The channel is protected.
+    secure: bool,
+    /// The channel has something to bind to.
+    bound: bool,
+    login: Option<Login>,
+    failed_logins: u32,
     /// From MAIL to the end of the transaction.
     transaction: Option<Transaction>,
     /// Whether a RCPT of this transaction was refused.
@@ -127,6 +168,8 @@ pub struct ServerSession {
     chunks_refused: bool,
     /// Bytes of chunks dropped since the last accepted message.
     dropped_bytes: u64,
+    /// Errors of the client, refused recipients included, in the whole session.
+    errors: u32,
     /// Since the last accepted message.
     bad_commands: u32,
     /// Since the last accepted recipient or message.
@@ -141,12 +184,17 @@ impl ServerSession {
             state: State::Commands,
             helo: String::new(),
             esmtp: false,
+            secure: false,
+            bound: false,
+            login: None,
+            failed_logins: 0,
             transaction: None,
             recipient_refused: false,
             recipients_bytes: 0,
             chunks: None,
             chunks_refused: false,
             dropped_bytes: 0,
+            errors: 0,
             bad_commands: 0,
             idle_commands: 0,
         }
@@ -178,10 +226,13 @@ impl ServerSession {
             let before = consumed;
             let step = match &mut self.state {
                 State::Commands if replies.len() > limits::REPLY_BYTES => None,
-                State::Commands => match next_line(rest) {
+                State::Commands | State::Auth => match next_line(rest) {
                     Line::Whole(line) => {
                         consumed += line.len() + CRLF.len();
-                        self.obey(line, replies)
+                        match self.state {
+                            State::Auth => self.auth_response(line, replies),
+                            _ => self.obey(line, replies),
+                        }
                     }
                     Line::Partial => None,
                     Line::TooLong => {
@@ -206,6 +257,10 @@ impl ServerSession {
                 },
                 State::Chunk(_) => self.read_chunk(rest, &mut consumed, replies),
                 State::Verdict => Some(Step::BodyEnds),
+                State::Handshake | State::Renamed | State::Asked => {
+                    debug_assert!(false, "the driver owes the session an answer");
+                    None
+                }
                 State::Closed => {
                     consumed = input.len();
                     Some(Step::Close)
@@ -238,6 +293,11 @@ impl ServerSession {
     /// HELO/EHLO name (already printable, bounded) and whether it was EHLO; for the Received header.
     pub fn greeting_of_client(&self) -> (&str, bool) {
         (&self.helo, self.esmtp)
+    }
+
+    /// Commands of the client that were in error, in the whole session.
+    pub fn errors(&self) -> u32 {
+        self.errors
     }
 
     /// True while between BodyStarts and the end of the body, pauses between chunks included (the driver
@@ -277,6 +337,9 @@ impl ServerSession {
                 self.idle(replies, "250 2.0.0 Ok\r\n").or(withdrawn)
             }
             Command::Noop => self.idle(replies, "250 2.0.0 Ok\r\n"),
+            Command::StartTls => self.starttls(replies),
+            Command::Auth(mechanism, initial) => self.auth(mechanism, initial, replies),
+            Command::Xclient(argument) => self.xclient(argument, replies),
             Command::Vrfy => self.idle(replies, "252 2.0.0 Cannot verify, but mail for it will be tried\r\n"),
             Command::Help(topic) => self.idle(replies, help::text(topic)),
             Command::Quit => {
@@ -292,7 +355,7 @@ impl ServerSession {
     fn refuse(&mut self, error: CommandError, replies: &mut Vec<u8>) -> Option<Step> {
         match error {
             CommandError::Recipient(_) | CommandError::NonAscii
-                if self.peer.may_relay && self.transaction.is_some() =>
+                if (self.peer.may_relay || self.login.is_some()) && self.transaction.is_some() =>
             {
                 self.recipient_refused = true;
                 push(replies, &[error.reply()]);
@@ -305,6 +368,7 @@ impl ServerSession {
     /// Answers an erroneous command, or ends the session if there were too many.
     fn bad(&mut self, replies: &mut Vec<u8>, reply: &str) -> Option<Step> {
         self.bad_commands += 1;
+        self.errors += 1;
         self.push_or_close(self.bad_commands > limits::BAD_COMMANDS, replies, reply)
     }
 

@@ -415,11 +415,14 @@ fn requests_of_the_client_are_answered() {
     }
 }
 
+/// A stored message, its form, what is returned of it if it is returned whole, and the report's kind then.
+type Original<'a> = (&'a [u8], BodyForm, Option<&'a [u8]>, BodyKind);
+
 #[test]
 fn the_message_is_returned_whole_if_that_is_asked_for_and_can_be() {
     let large = format!("A: b\r\n\r\n{}", "x\r\n".repeat(limits::DSN_FULL_BYTES / 3));
     let long = format!("A: b\r\n\r\n{}\r\n", "x".repeat(999));
-    let table: [(&[u8], BodyForm, Option<&[u8]>, BodyKind); 8] = [
+    let table: [Original<'_>; 8] = [
         (b"A: b\r\n\r\n..c\r\n", BodyForm::DotStuffed, Some(b"A: b\r\n\r\n..c\r\n"), BodyKind::SevenBit),
         (b"A: b\r\n\r\n.c", BodyForm::Raw, Some(b"A: b\r\n\r\n..c\r\n"), BodyKind::SevenBit),
         (b"A: b\r\n\r\n\xfc\r\n", BodyForm::Raw, Some(b"A: b\r\n\r\n\xfc\r\n"), BodyKind::EightBit),

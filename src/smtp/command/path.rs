@@ -29,6 +29,8 @@ pub(super) fn parse_mail(argument: &[u8]) -> Result<Command<'_>, CommandError> {
             value.is_some() || std::mem::replace(&mut given.smtp_utf8, true)
         } else if is(b"REQUIRETLS") {
             value.is_some() || std::mem::replace(&mut given.require_tls, true)
+        } else if is(b"AUTH") {
+            value.is_none_or(|v| v.is_empty()) || std::mem::replace(&mut given.auth, true)
         } else {
             unknown = true;
             false

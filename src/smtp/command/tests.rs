@@ -44,6 +44,9 @@ fn commands() {
         ("VRFY a", Command::Vrfy),
         ("HELP MAIL", Command::Help(b"MAIL")),
         ("qUiT", Command::Quit),
+        ("starttls", Command::StartTls),
+        ("AUTH LOGIN", Command::Auth("LOGIN", None)),
+        ("XCLIENT a b", Command::Xclient(b"a b")),
     ];
     for (line, expected) in table {
         assert_eq!(parse(line.as_bytes()), Ok(expected), "{line}");
@@ -63,13 +66,17 @@ fn refused_commands() {
         ("XXXX", E::Unknown),
         ("MAI", E::Unknown),
         ("EXPN list", E::NotImplemented),
-        ("STARTTLS", E::NotImplemented),
         ("BDAT", E::BdatSyntax),
         ("BDAT x", E::BdatSyntax),
         ("BDAT -1", E::BdatSyntax),
         ("BDAT 1 FIRST", E::BdatSyntax),
         ("BDAT 1 LAST x", E::BdatSyntax),
         ("BDAT 18446744073709551616", E::BdatSyntax),
+        ("STARTTLS x", E::ExtraArgument),
+        ("AUTH", E::AuthSyntax),
+        ("AUTH PLAIN x", E::Base64),
+        ("MAIL FROM:<a@b> AUTH", E::BadParameter),
+        ("MAIL FROM:<a@b> AUTH=<> AUTH=<>", E::BadParameter),
         ("GET / HTTP/1.1", E::Http),
         ("POST / HTTP/1.1", E::Http),
         ("RSET\rQUIT", E::LineEnd),

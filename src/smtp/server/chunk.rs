@@ -156,8 +156,8 @@ impl ServerSession {
         if !last {
             self.state = State::Commands;
             write!(replies, "250 2.0.0 {bytes} bytes received\r\n").expect("writing to memory does not fail");
-            // Chunks of nothing are talk.
-            return if bytes == 0 { self.idle(replies, "") } else { None };
+            // Chunks of next to nothing are talk.
+            return if bytes < limits::SMALL_CHUNK_BYTES { self.idle(replies, "") } else { None };
         }
         match self.chunks.take().map_or(Ok(()), |chunks| chunks.end()) {
             Ok(()) => {

@@ -26,6 +26,7 @@ impl ServerSession {
             }
             let most = self.config.max_recipients;
             write!(replies, "250-LIMITS RCPTMAX={most}\r\n").expect("writing to memory does not fail");
+            self.offer(replies);
             push(replies, &["250 HELP\r\n"]);
         } else {
             push(replies, &["250 ", hostname, "\r\n"]);
