@@ -14,3 +14,4 @@ pub mod short;
 pub mod submission;
 pub mod text;
 pub mod trace;
+pub mod xtext;

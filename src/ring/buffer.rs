@@ -178,11 +178,6 @@ impl BufferPool {
         self.0.free().len()
     }
 
-    /// Buffers there are.
-    pub fn count(&self) -> usize {
-        self.0.memory.bytes / self.0.buffer_bytes
-    }
-
     /// Size of each buffer.
     pub fn buffer_bytes(&self) -> usize {
         self.0.buffer_bytes

@@ -88,7 +88,7 @@ mod tests {
     use crate::ring::Block;
 
     fn message(id: u64, bytes: usize) -> Rc<Message> {
-        Message::new(MessageId(id), Envelope::default(), Block::from(vec![b'x'; bytes]).into())
+        Message::new(MessageId(id), Envelope::default(), Block::from(vec![b'x'; bytes]))
     }
 
     #[test]

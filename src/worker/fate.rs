@@ -9,16 +9,12 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use crate::limits;
-use crate::ring::AlignedBuf;
 use crate::spool::GroupSeq;
 
 #[derive(Default)]
 struct Fate {
     durable: Cell<Option<bool>>,
     waiters: RefCell<Vec<Waker>>,
-    /// Whether the buffer the group was written from is wanted, and that buffer.
-    wants_buffer: Cell<bool>,
-    buffer: Cell<Option<AlignedBuf>>,
 }
 
 #[derive(Default)]
@@ -37,8 +33,6 @@ impl Fates {
             let spare = self.spare.borrow_mut().pop_front_if(|fate| Rc::strong_count(fate) == 1);
             let fate = spare.unwrap_or_default();
             fate.durable.set(None);
-            fate.wants_buffer.set(false);
-            fate.buffer.set(None);
             open.push_back((group, fate));
         }
     }
@@ -48,17 +42,6 @@ impl Fates {
         let open = self.open.borrow();
         let at = open.binary_search_by_key(&group, |(seq, _)| *seq);
         Watch(at.ok().map(|at| open[at].1.clone()))
-    }
-
-    /// The group was written from this buffer, which is kept if somebody wants it.
-    pub fn hand_back(&self, group: GroupSeq, buffer: AlignedBuf) {
-        let open = self.open.borrow();
-        let at = open.binary_search_by_key(&group, |(seq, _)| *seq);
-        if let Some((_, fate)) = at.ok().map(|at| &open[at])
-            && fate.wants_buffer.get()
-        {
-            fate.buffer.set(Some(buffer));
-        }
     }
 
     /// Tells those who wait.
@@ -85,24 +68,6 @@ impl Fates {
 pub struct Watch(Option<Rc<Fate>>);
 
 impl Watch {
-    /// Asks for the buffer of a group that is a fragment.
-    pub fn keep_buffer(&self) {
-        self.0.iter().for_each(|fate| fate.wants_buffer.set(true));
-    }
-
-    /// The buffer is not wanted after all.
-    pub fn drop_buffer(&self) {
-        self.0.iter().for_each(|fate| {
-            fate.wants_buffer.set(false);
-            fate.buffer.set(None);
-        });
-    }
-
-    /// The buffer that was asked for, once the group is decided.
-    pub fn take_buffer(&self) -> Option<AlignedBuf> {
-        self.0.as_ref()?.buffer.take()
-    }
-
     /// True if the group became durable.
     pub async fn wait(&self) -> bool {
         let Some(fate) = &self.0 else { return false };

@@ -10,8 +10,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 
-use smallvec::{SmallVec, smallvec};
-
 use super::cache::Cache;
 use super::counters::Counters;
 use super::fate::{Fates, Watch};
@@ -58,11 +56,6 @@ pub struct HomeConfig {
     pub load_bytes: u64,
 }
 
-/// Recipients of a message by their number in the envelope; mostly one.
-pub type Numbers = SmallVec<[u16; 8]>;
-/// What became of some of them.
-pub type Outcomes = SmallVec<[(u16, Outcome); 1]>;
-
 /// A write the log has asked for.
 struct Write {
     seq: GroupSeq,
@@ -77,7 +70,7 @@ struct Write {
 struct Unrecorded {
     slot: Slot,
     id: MessageId,
-    outcomes: Outcomes,
+    outcomes: Vec<(u16, Outcome)>,
     at: WallTime,
 }
 
@@ -305,11 +298,8 @@ impl Home {
         if let Err(error) = &result {
             tracing::error!(%error, "a commit failed; what it held is refused or written again");
         }
-        let returned = self.log.borrow_mut().on_written(seq, SpoolBuf(buffer), result.is_ok());
         // A fragment's buffer goes back to its pool when it is dropped.
-        if let Some(SpoolBuf(buffer)) = returned {
-            self.fates.hand_back(seq, buffer);
-        }
+        drop(self.log.borrow_mut().on_written(seq, SpoolBuf(buffer), result.is_ok()));
         if result.is_err() {
             self.log.borrow_mut().fail_all_in_flight();
             self.fault.raise();
@@ -403,7 +393,7 @@ impl Home {
 
     /// Has the outcomes recorded, now or as soon as the log takes them. Nothing happens if the slot is
     /// no longer the message's: an operator has removed it.
-    pub fn record(&self, slot: Slot, id: MessageId, outcomes: Outcomes, at: WallTime) {
+    pub fn record(&self, slot: Slot, id: MessageId, outcomes: Vec<(u16, Outcome)>, at: WallTime) {
         self.unrecorded.borrow_mut().push_back(Unrecorded { slot, id, outcomes, at });
         self.record_waiting();
     }
@@ -467,10 +457,10 @@ impl Home {
     }
 
     /// Recipients of the part that have no final outcome, recorded or on its way.
-    pub fn pending(&self, message: &Message, entry: Entry) -> Numbers {
+    pub fn pending(&self, message: &Message, entry: Entry) -> Vec<u16> {
         let most = &*self.config.part_limit;
         let Some((_, range)) = message.envelope.parts(most).nth(entry.part.into()) else {
-            return Numbers::new();
+            return Vec::new();
         };
         let log = self.log.borrow();
         let failing = self.failing.borrow();
@@ -482,15 +472,15 @@ impl Home {
     }
 
     /// [`Home::pending`] without the message, where that can be told: a message for one recipient.
-    pub fn pending_without_body(&self, entry: Entry) -> Option<Numbers> {
+    pub fn pending_without_body(&self, entry: Entry) -> Option<Vec<u16>> {
         let log = self.log.borrow();
-        let Some(live) = log.live().get(entry.slot) else { return Some(Numbers::new()) };
+        let Some(live) = log.live().get(entry.slot) else { return Some(Vec::new()) };
         if live.recipients != 1 {
             return None;
         }
         let pending = matches!(log.live().state(entry.slot, 0), Some(RecipientState::Pending { .. }))
             && !self.failing.borrow().contains(&(entry.slot, 0));
-        Some(if pending { smallvec![0] } else { Numbers::new() })
+        Some(if pending { vec![0] } else { Vec::new() })
     }
 
     pub fn mark_failing(&self, slot: Slot, recipients: impl Iterator<Item = u16>) {

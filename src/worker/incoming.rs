@@ -2,19 +2,18 @@
 //!
 //! Owns: where body bytes are kept meanwhile. A small body is gathered in one block, which afterwards
 //! is the copy kept for delivery. One that outgrows `limits::COPY_BYTES` is received straight into
-//! aligned fragment buffers, which are written as they are, and kept for delivery if they are few. Promises: memory per message stays at one
+//! aligned fragment buffers, which are written as they are. Promises: memory per message stays at one
 //! fragment buffer; a message is reported durable only when every group that holds a part of it is.
 //! Must not: interpret SMTP.
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Worker;
 use super::fate::Watch;
 use super::home::Home;
-use super::message::{Body, Message};
+use super::message::Message;
 use super::wire::Wire;
 use crate::config::Durability;
 use crate::limits;
@@ -103,7 +102,12 @@ impl Incoming {
                 helo,
                 client: Some(client),
                 by: &worker.shared.config.hostname,
-                protocol: trace::protocol(is_ehlo, session.is_secure(), session.login().is_some()),
+                protocol: trace::protocol(
+                    is_ehlo,
+                    transaction.envelope.smtp_utf8,
+                    session.is_secure(),
+                    session.login().is_some(),
+                ),
                 tls: origin.tls.map(|session| session.description.as_str()),
                 certificate: origin.tls.and_then(|session| session.client.as_deref()),
                 id,
@@ -168,7 +172,7 @@ impl Incoming {
                 return;
             }
             self.direct = Some(Direct { buffer: Some(buffer), body_end, filled: body_end });
-            self.hand_over(worker).await;
+            self.hand_over().await;
             left = later;
         }
     }
@@ -242,7 +246,7 @@ impl Incoming {
         }
         // The full one goes first: sessions that each hold one and wait for another would wait for ever.
         let rest = self.unconsumed().to_vec();
-        let excess = self.hand_over(worker).await;
+        let excess = self.hand_over().await;
         let mut fresh = worker.fragment_buffer().await;
         let body_end = FRAGMENT_HEADROOM + excess.len();
         let filled = body_end + rest.len();
@@ -252,7 +256,7 @@ impl Incoming {
     }
 
     /// Hands the current fragment to the log. Returns the body bytes that lie past its end.
-    async fn hand_over(&mut self, worker: &Worker) -> Vec<u8> {
+    async fn hand_over(&mut self) -> Vec<u8> {
         let Some(Direct { buffer: Some(mut buffer), body_end, .. }) = self.direct.take() else {
             return Vec::new();
         };
@@ -268,7 +272,6 @@ impl Incoming {
                 Ok(fragment) => {
                     self.commits.push(self.home.watch(fragment.group));
                     self.fragments.push(fragment);
-                    self.keep_for_delivery(worker);
                     return excess;
                 }
                 Err((Refusal::Busy, returned)) => {
@@ -287,31 +290,10 @@ impl Incoming {
         }
     }
 
-    /// Asks for the buffers back, so that the message need not be read from the disk, as long as they are few
-    /// and half of all remain for what is being received.
-    fn keep_for_delivery(&mut self, worker: &Worker) {
-        let pool = &worker.fragments;
-        if self.fragments.len() > limits::KEPT_FRAGMENTS || pool.free() < pool.count() / 2 {
-            self.commits.iter().for_each(Watch::drop_buffer);
-        } else if let Some(last) = self.commits.last() {
-            last.keep_buffer();
-        }
-    }
-
-    /// The body as it is kept for delivery, if all of it is still in memory.
-    fn kept_body(&mut self, buffers: Vec<AlignedBuf>) -> Option<Body> {
-        let fragments = &self.fragments;
-        (buffers.len() == fragments.len()).then(|| {
-            let range = |f: &FragmentRef| FRAGMENT_HEADROOM..FRAGMENT_HEADROOM + f.body_bytes as usize;
-            let parts = buffers.into_iter().zip(fragments).map(|(b, f)| (Arc::new(b), range(f)));
-            Body::new(parts.collect(), std::mem::take(&mut self.body))
-        })
-    }
-
     /// The body has ended: writes the commit record and waits until all of the message is durable.
     pub async fn store(mut self, worker: &Rc<Worker>, mut envelope: Envelope) -> Stored {
         if self.is_direct() {
-            self.body = self.hand_over(worker).await.into();
+            self.body = self.hand_over().await.into();
         } else {
             self.complete_header(worker);
         }
@@ -319,12 +301,10 @@ impl Incoming {
             self.refused = Some(Stored::Loop);
         }
         // A commit record must not name a fragment that was lost.
-        let mut buffers = Vec::new();
         for commit in std::mem::take(&mut self.commits) {
             if !commit.wait().await {
                 self.refused = Some(Stored::Failed);
             }
-            buffers.extend(commit.take_buffer());
         }
         envelope.received_at = worker.clock.now();
         envelope.client = Some(self.client);
@@ -362,10 +342,8 @@ impl Incoming {
         if worker.shared.config.durability != Durability::Memory && !commit.wait().await {
             return Stored::Failed;
         }
-        let kept = self.kept_body(buffers);
-        let whole = kept.is_some();
-        let message = Message::new(self.id, envelope, kept.unwrap_or_default());
-        if whole {
+        let message = Message::new(self.id, envelope, std::mem::take(&mut self.body));
+        if self.fragments.is_empty() {
             self.home.keep(slot, message.clone());
         }
         Stored::Durable { slot, message, bytes: self.bytes }

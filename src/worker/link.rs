@@ -4,12 +4,10 @@
 //! the session above sees plain bytes only; every wait has the bound the caller gives. Must not: know
 //! SMTP.
 use std::io;
-use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limits;
-use crate::ring::{AlignedBuf, Piece, Posted, Stream};
+use crate::ring::{Posted, Stream};
 use crate::tls::{ClientTls, TlsStream};
 
 pub struct Link {
@@ -82,31 +80,6 @@ impl Link {
         let spare = std::mem::take(&mut self.spare);
         self.posted = Some(self.stream.post(std::mem::replace(out, spare))?);
         Ok(())
-    }
-
-    /// Sends all of `out`, clears it, and sends a part of `buffer` without copying it where TLS does not.
-    pub async fn send_buffer(
-        &mut self,
-        out: &mut Vec<u8>,
-        buffer: &Arc<AlignedBuf>,
-        range: Range<usize>,
-        wait: Duration,
-    ) -> io::Result<()> {
-        if self.tls.is_some() {
-            for chunk in buffer[range].chunks(limits::FRAGMENT_BYTES) {
-                out.extend_from_slice(chunk);
-                self.send(out, wait).await?;
-            }
-            return Ok(());
-        }
-        self.settle(wait).await?;
-        let pieces = vec![Piece::Owned(std::mem::take(out)), Piece::Buffer(buffer.clone(), range)];
-        let (result, pieces) = self.stream.write_pieces(pieces, wait).await;
-        if let Some(Piece::Owned(mut buffer)) = pieces.into_iter().next() {
-            buffer.clear();
-            *out = buffer;
-        }
-        result
     }
 
     async fn settle(&mut self, wait: Duration) -> io::Result<()> {

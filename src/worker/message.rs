@@ -1,71 +1,27 @@
 //! A message in memory.
 //!
-//! Owns: [`Message`] and its [`Body`], what deliveries work from, and its share of the memory for bodies read back.
+//! Owns: [`Message`], what deliveries work from, and its share of the memory for bodies read back.
 //! Promises: the share is given back when the last user lets go. Must not: be the only copy of anything.
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
-use crate::ring::{AlignedBuf, Block};
+use crate::ring::Block;
 use crate::spool::StoredMessage;
 
 /// A message in memory: envelope and body (trace headers in front) in the stored form.
 pub struct Message {
     pub id: MessageId,
     pub envelope: Envelope,
-    pub body: Body,
+    pub body: Block,
     /// Attempts so far, as far as this process knows.
     pub attempts: Cell<u8>,
     /// The last answer about each recipient that waits, for an operator who asks and for the bounce.
     pub last_replies: RefCell<Vec<(u16, Reply)>>,
     /// What it takes of the memory for bodies read back; none if it never left the memory.
     _loaded: Option<Loaded>,
-}
-
-/// A body, trace headers in front: what was written from fragment buffers, in them, and what was not.
-#[derive(Debug, Default)]
-pub struct Body {
-    fragments: Vec<(Arc<AlignedBuf>, Range<usize>)>,
-    rest: Block,
-}
-
-impl Body {
-    pub fn new(fragments: Vec<(Arc<AlignedBuf>, Range<usize>)>, rest: Block) -> Body {
-        Body { fragments, rest }
-    }
-
-    pub fn len(&self) -> usize {
-        self.fragments.iter().map(|(_, range)| range.len()).sum::<usize>() + self.rest.len()
-    }
-
-    /// Memory it takes.
-    pub fn capacity(&self) -> usize {
-        self.fragments.iter().map(|(buffer, _)| buffer.len()).sum::<usize>() + self.rest.capacity()
-    }
-
-    /// The parts in fragment buffers; [`Body::rest`] follows them.
-    pub fn fragments(&self) -> &[(Arc<AlignedBuf>, Range<usize>)] {
-        &self.fragments
-    }
-
-    pub fn rest(&self) -> &[u8] {
-        &self.rest
-    }
-
-    /// Its beginning, with more of it than a header may have.
-    pub fn start(&self) -> &[u8] {
-        self.fragments.first().map_or(&self.rest, |(buffer, range)| &buffer[range.clone()])
-    }
-}
-
-impl From<Block> for Body {
-    fn from(rest: Block) -> Body {
-        Body { fragments: Vec::new(), rest }
-    }
 }
 
 /// A share of [`super::home::HomeConfig::load_bytes`], given back when dropped.
@@ -94,14 +50,14 @@ impl Message {
         Rc::new(Message {
             id: stored.id,
             envelope: stored.envelope,
-            body: Block::from(stored.body).into(),
+            body: stored.body.into(),
             attempts: Cell::new(attempts),
             last_replies: RefCell::default(),
             _loaded: Some(loaded),
         })
     }
 
-    pub fn new(id: MessageId, envelope: Envelope, body: Body) -> Rc<Message> {
+    pub fn new(id: MessageId, envelope: Envelope, body: Block) -> Rc<Message> {
         Rc::new(Message {
             id,
             envelope,

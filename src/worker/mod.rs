@@ -27,6 +27,7 @@ mod outcome;
 mod policy;
 mod post;
 mod quarantine;
+mod report;
 mod shards;
 mod signal;
 pub mod spool_dir;
