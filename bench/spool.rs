@@ -99,11 +99,12 @@ impl Writer {
         let address = |text: &str| Address::parse(text.as_bytes()).expect("an address");
         let envelope = Envelope {
             reverse_path: Some(address("load@example.test")),
-            recipients: vec![Recipient { address: address("recipient.17@d3.test") }],
+            recipients: vec![Recipient::new(address("recipient.17@d3.test"))],
             body_kind: BodyKind::EightBit,
             body_form: BodyForm::DotStuffed,
             received_at: NOW,
             client: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            ..Envelope::default()
         };
         let mut writer = Writer { log, disk, envelope, body: vec![b'x'; body_bytes], slots: Vec::new() };
         writer.turn();
