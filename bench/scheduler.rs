@@ -6,8 +6,11 @@
 //! | `pass_behind` | the same for one destination while so many others wait for their time |
 //! | `fill` | enqueueing into a queue that has no connection; per message |
 //! | `empty` | handing out and finishing what is queued; per message |
+//! | `take_some` | giving up one destination's thousand messages to an operator's order while so many others are queued; per message |
+//! | `take_one` | finding and giving up the last of so many messages of one destination |
 //!
 //! `cargo bench --bench scheduler`
+use std::sync::Arc;
 use std::time::Duration;
 
 use divan::Bencher;
@@ -15,7 +18,9 @@ use divan::counter::ItemsCount;
 use ringpost::clock::WallTime;
 use ringpost::limits;
 use ringpost::mail::address::Domain;
-use ringpost::schedule::{Action, Entry, Event, Shard, ShardConfig};
+use ringpost::schedule::{
+    Action, Entry, Event, Limits, Policies, Policy, Shard, ShardConfig, StreamId, Take, Verdict,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,14 +43,20 @@ struct Driver {
 
 impl Driver {
     fn new() -> Driver {
+        let policy = Policy {
+            limits: Limits { connections: limits::DEFAULT_DESTINATION_CONNECTIONS, ..Limits::NONE },
+            messages_per_connection: limits::DEFAULT_MESSAGES_PER_CONNECTION,
+            recipients_per_message: u16::MAX,
+            retry_schedule: vec![Duration::from_secs(900)],
+            max_age: limits::DEFAULT_MAX_AGE,
+            delay_warning: None,
+            adaptive: true,
+        };
         let config = ShardConfig {
             seed: 1,
             homes: 1,
-            retry_schedule: vec![Duration::from_secs(900)],
             jitter_percent: limits::RETRY_JITTER_PERCENT,
-            max_age: limits::DEFAULT_MAX_AGE,
-            destination_connections: limits::DEFAULT_DESTINATION_CONNECTIONS,
-            messages_per_connection: limits::DEFAULT_MESSAGES_PER_CONNECTION,
+            policies: Arc::new(Policies::one(policy)),
             window: limits::CONNECTION_WINDOW,
             connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER,
             connection_idle: limits::OUTBOUND_IDLE_WAIT,
@@ -59,7 +70,15 @@ impl Driver {
         let entry = Entry { home: 0, slot: self.next, part: 0 };
         self.next = self.next.wrapping_add(1);
         let destination = &self.names[destination];
-        let event = Event::Enqueue { destination, entry, recipients: 1, attempts: 0, received_at: NOW, due };
+        let event = Event::Enqueue {
+            destination,
+            entry,
+            stream: StreamId::default(),
+            recipients: 1,
+            attempts: 0,
+            received_at: NOW,
+            due,
+        };
         self.shard.handle(NOW, event, &mut self.actions);
     }
 
@@ -81,7 +100,11 @@ impl Driver {
                     Action::Close { conn, .. } => Event::Closed { conn },
                     Action::Deliver { conn, entry, .. } => {
                         delivered += 1;
-                        self.shard.handle(NOW, Event::Finished { conn, entry }, &mut self.actions);
+                        self.shard.handle(
+                            NOW,
+                            Event::Finished { conn, entry, verdict: Verdict::Nothing },
+                            &mut self.actions,
+                        );
                         Event::Want { conn, room: 1 }
                     }
                     _ => continue,
@@ -128,4 +151,38 @@ fn empty(bencher: Bencher, queued: u32) {
             driver
         })
         .bench_local_refs(|driver| assert_eq!(driver.drain(), queued));
+}
+
+const LATER: Duration = Duration::from_secs(3600);
+
+#[divan::bench(args = QUEUED, sample_count = 20)]
+fn take_some(bencher: Bencher, queued: u32) {
+    let mut driver = Driver::new();
+    driver.fill(queued, NOW.saturating_add(LATER));
+    driver.names.push(Domain::parse(b"taken.test").expect("a domain"));
+    let taken = driver.names[DESTINATIONS].clone();
+    bencher.counter(ItemsCount::new(1_000_u32)).bench_local(|| {
+        // Put there and taken again: the cost is that of both.
+        (0..1_000).for_each(|_| driver.enqueue(DESTINATIONS, NOW.saturating_add(LATER)));
+        driver.actions.clear();
+        let which = Take::Some { ready: true, deferred: true, stream: None, most: 1_000 };
+        driver.shard.handle(NOW, Event::Take { destination: &taken, which, tag: 1 }, &mut driver.actions);
+        assert_eq!(driver.actions.len(), 1_000);
+        driver.actions.clear();
+    });
+}
+
+#[divan::bench(args = QUEUED, sample_count = 20)]
+fn take_one(bencher: Bencher, queued: u32) {
+    let mut driver = Driver::new();
+    (0..queued).for_each(|_| driver.enqueue(0, NOW.saturating_add(LATER)));
+    let name = driver.names[0].clone();
+    bencher.bench_local(|| {
+        let last = [Entry { home: 0, slot: driver.next.wrapping_sub(1), part: 0 }];
+        let event = Event::Take { destination: &name, which: Take::These(&last), tag: 1 };
+        driver.shard.handle(NOW, event, &mut driver.actions);
+        assert_eq!(driver.actions.len(), 1);
+        driver.actions.clear();
+        driver.enqueue(0, NOW.saturating_add(LATER));
+    });
 }

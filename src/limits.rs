@@ -63,6 +63,59 @@ pub const DEFAULT_MAX_CONNECTIONS: usize = 15_000;
 pub const MAX_CONNECTIONS: usize = 1_000_000;
 /// Sessions from one address by default (`--max-connections-per-ip`); loopback is exempt.
 pub const DEFAULT_MAX_CONNECTIONS_PER_IP: usize = 1_000;
+/// Wait for a client's whole TLS handshake: a round trip or two, and a client that needs longer holds a
+/// connection slot for nothing.
+pub const TLS_ACCEPT_WAIT: Duration = Duration::from_secs(30);
+/// Ciphertext read at a time from a client that talks commands.
+pub const TLS_IDLE_READ_BYTES: usize = 2 * 1024;
+/// The same from one that sends much: a whole TLS record (RFC 8446 §5.2) and some.
+pub const TLS_READ_BYTES: usize = 18 * 1024;
+/// Longest PROXY header (version 2 with its extensions): real ones have some hundred bytes.
+pub const PROXY_HEADER_BYTES: usize = 2048;
+/// Wait for the PROXY header: the proxy sends it first of all.
+pub const PROXY_HEADER_WAIT: Duration = Duration::from_secs(10);
+/// Largest `--greet-pause`: clients wait 5 minutes for a greeting (RFC 5321 §4.5.3.2.1).
+pub const MAX_GREET_PAUSE: Duration = Duration::from_secs(60);
+/// A session that says nothing for this long gives its buffers back and waits without them.
+pub const IDLE_BUFFER_WAIT: Duration = Duration::from_secs(2);
+/// Data that must come in [`DATA_BLOCK_WAIT`]: one that sends less holds a slot and a buffer for nothing.
+pub const LEAST_BLOCK_BYTES: usize = 4096;
+/// Buffer of a session before it has said more than fits there.
+pub const FIRST_BUFFER_BYTES: usize = 1024;
+/// Certificate files (`--tls-cert`), their keys and the client authorities are read up to this size.
+pub const PEM_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Failed logins in one session before it is closed.
+pub const FAILED_LOGINS_PER_SESSION: u32 = 3;
+/// Wait before a failed login is answered: guessing must not be quick.
+pub const FAILED_LOGIN_PAUSE: Duration = Duration::from_secs(2);
+/// Failed logins from one address (a /64 of IPv6) in [`FAILED_LOGIN_WINDOW`] before it may not try.
+pub const FAILED_LOGINS_PER_IP: u32 = 20;
+/// See [`FAILED_LOGINS_PER_IP`].
+pub const FAILED_LOGIN_WINDOW: Duration = Duration::from_secs(600);
+/// Threads that compute password hashes: enough for some hundred logins a second, and no more of the
+/// machine than that.
+pub const AUTH_THREADS: usize = 2;
+/// Passwords waiting to be checked; past it the client is told to come later.
+pub const AUTH_QUEUE: usize = 256;
+/// Users in an `--auth-file`.
+pub const AUTH_USERS: usize = 100_000;
+/// Largest `--auth-file`: [`AUTH_USERS`] lines of ordinary length.
+pub const AUTH_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Longest user name.
+pub const AUTH_NAME_BYTES: usize = 255;
+/// Longest password.
+pub const AUTH_PASSWORD_BYTES: usize = 1024;
+/// Memory that the hash of one user may ask for, in KiB: two threads check at a time.
+pub const AUTH_HASH_KIB: u32 = 256 * 1024;
+/// Passes (argon2) or lanes (scrypt) that the hash of one user may ask for.
+pub const AUTH_HASH_PASSES: u32 = 16;
+/// Highest bcrypt cost that is taken: each step doubles the time, and this one takes about a second.
+pub const AUTH_BCRYPT_COST: u32 = 14;
+/// Most rounds of a SCRAM verifier that are taken: about a second.
+pub const AUTH_SCRAM_ROUNDS: u32 = 2_000_000;
+/// Addresses and users whose rates are remembered, each; past it those forgotten first are the ones
+/// that have been quiet longest.
+pub const REMEMBERED_RATES: usize = 65_536;
 /// Foreign text (HELO names, replies, DNS names) kept in events, logs and DSNs is cut here.
 pub const FOREIGN_TEXT_BYTES: usize = 512;
 
@@ -118,6 +171,16 @@ pub const ENTRIES_PER_OPENING: u32 = 4;
 /// Messages a connection may carry before it must give its slot to a home or destination that has
 /// mail and no connection at all. Opening one costs about as much as ten pipelined messages.
 pub const CONNECTION_TURN: u32 = 16;
+/// Longest name of a stream; what is longer is cut.
+pub const STREAM_NAME_BYTES: usize = 64;
+/// Streams told apart since the start; the mail of further ones shares a turn with mail that has none.
+pub const STREAMS: usize = 16_384;
+/// Recipients in one transaction by default (`--recipients-per-message`): what RFC 5321 §4.5.3.1.8 has
+/// every server take.
+pub const DEFAULT_RECIPIENTS_PER_MESSAGE: u16 = 100;
+/// Urgent entries that go out in a row while others wait, before one of the others goes: what is urgent has
+/// the connection nearly to itself, and still nobody waits for ever.
+pub const URGENT_RUN: u32 = 16;
 /// No new connection to a destination for this long after one failed while others work.
 pub const CONNECT_FAILED_PAUSE: Duration = Duration::from_secs(10);
 /// No new connection to a destination for this long after one could not even be tried.
@@ -127,12 +190,65 @@ pub const CONNECT_PUT_OFF_PAUSE: Duration = Duration::from_secs(1);
 pub const SCHEDULE_BATCH: u32 = 256;
 /// The same in answer to the timer: about a millisecond of work.
 pub const SCHEDULE_TIMER_BATCH: u32 = 4096;
+/// Entries that one shard lets expire or fail in a second: each is a bounce and a record to write, and
+/// however many end together, accepting and delivering go on beside them.
+pub const ENDINGS_PER_SECOND: u32 = 2000;
+/// Of them at once.
+pub const ENDINGS_BURST: u32 = 100;
+/// Deferred entries that one shard makes due in a second when an operator asks for a retry.
+pub const FLUSHES_PER_SECOND: u32 = 50_000;
 /// Ready entries that wait for a connection are looked over for expiry at most this often in the
 /// time of `--max-age`, so that each costs a bounded number of looks and is late by 0.4 % at most.
 pub const EXPIRY_SWEEPS: u32 = 256;
 /// Deferred entries of one destination kept as a plain list, searched from end to end; with more,
 /// the destination gets a timer wheel of its own.
 pub const DEFERRED_LIST: u32 = 32;
+/// Accepted messages for each step back up after a receiver has refused something: so many that the
+/// refusal at the end of some steps is a small part of the attempts.
+pub const ADAPT_STEP: u32 = 50;
+/// Shortest time for such a step of a rate: receivers that count by the minute must be seen to refuse before
+/// much more is tried.
+pub const ADAPT_STEP_TIME: Duration = Duration::from_secs(5);
+/// Steps spent at the level that was refused last, before more is tried.
+pub const ADAPT_REST: u32 = 3;
+/// Most of them, where the same level is refused again and again.
+pub const ADAPT_REST_MOST: u32 = 24;
+/// The steps that a receiver's refusal of one more connection doubles, this many times at most.
+pub const ADAPT_DOUBLINGS: u32 = 6;
+/// What is sent, of what was taken, after a receiver has refused for the rate.
+pub const ADAPT_SHARE_PERCENT: u32 = 95;
+/// The pause after a refusal for the rate; it doubles while every message is refused.
+pub const ADAPT_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such pause.
+pub const ADAPT_PAUSE_LONGEST: Duration = Duration::from_secs(300);
+/// Refusals that come so soon after a cut belong to it.
+pub const ADAPT_SALVO: Duration = Duration::from_secs(5);
+/// A rate that has grown to this many times the last refused one is no limit any more.
+pub const ADAPT_FORGET: u32 = 8;
+/// The lowest rate that a receiver's refusals lead to: one message in this time.
+pub const ADAPT_SLOWEST: Duration = Duration::from_secs(60);
+/// How long what was learnt of a destination is kept while it has no mail.
+pub const ADAPT_MEMORY: Duration = Duration::from_secs(3600);
+/// What a destination has taken is known for about this long back.
+pub const ADAPT_WINDOW: Duration = Duration::from_secs(120);
+/// A rate's burst, where none is given, is what so much time brings: timers are a few milliseconds late,
+/// and what they miss is made up for.
+pub const RATE_BURST: Duration = Duration::from_millis(10);
+/// Shortest time of a rate: below it the timers' lateness is most of it.
+pub const MIN_RATE_PERIOD: Duration = Duration::from_secs(1);
+/// Longest time of a rate.
+pub const MAX_RATE_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// How much later than another a message may reach its peer after it was granted, without the peer
+/// counting more than the rate allows.
+pub const RATE_JITTER: Duration = Duration::from_millis(20);
+/// Sections `[destination."…"]`: with every provider each has a policy of its own, and those are numbered
+/// with 16 bits.
+pub const DESTINATION_RULES: usize = 1_000;
+/// Sections `[provider.NAME]`, the shipped ones included.
+pub const PROVIDERS: usize = 60;
+const _: () = assert!((DESTINATION_RULES + 1) * (PROVIDERS + 1) <= u16::MAX as usize);
+/// Destinations whose provider is remembered: a few megabytes. Past it all are learnt again.
+pub const PROVIDERS_KNOWN: usize = 100_000;
 /// Entries allocated at once: growth is never a copy of the whole table.
 pub const ENTRY_CHUNK: usize = 4096;
 
@@ -307,6 +423,28 @@ pub const SETTING_VALUES: usize = 10_000;
 
 // ── Control ──────────────────────────────────────────────────────────────────────────────────────
 
+/// Times a reload is offered to a worker whose mailbox is full, `MAILBOX_RETRY_WAIT` apart.
+pub const RELOAD_TRIES: u32 = 1_000;
+/// Deliveries that an order has in hand at a time: what it takes from a queue, records, and waits to be
+/// durable. A thousand fill a commit or two.
+pub const ORDER_BATCH: usize = 1_024;
+/// Messages looked at for an order before other work of the worker has its turn.
+pub const SCANNED_PER_TURN: u32 = 64;
+/// Orders carried out at a time.
+pub const OPERATIONS_RUNNING: usize = 16;
+/// Orders that can be asked about, those that have ended included.
+pub const OPERATIONS_KEPT: usize = 100;
+/// How long an answer about an order waits for its end before it tells how far it is.
+pub const OPERATION_REPLY_WAIT: Duration = Duration::from_secs(1);
+/// Destinations suspended at a time: each change writes all of them.
+pub const SUSPENSIONS: usize = 10_000;
+/// How often held mail is looked over for `--max-age`.
+pub const PARKED_EXPIRY_WAIT: Duration = Duration::from_secs(30);
+/// Bounces of messages that an operator fails, made in each `FAIL_WAIT` by each log: 200 in a second leave
+/// most of a disk and of the connections to the mail that flows.
+pub const FAILED_PER_TURN: usize = 20;
+/// See `FAILED_PER_TURN`.
+pub const FAIL_WAIT: Duration = Duration::from_millis(100);
 /// Connections to the control plane at a time, the local socket and `--control` each.
 pub const CONTROL_CONNECTIONS: usize = 64;
 /// A control connection that neither sends nor takes bytes is closed after this.
@@ -331,6 +469,11 @@ const _: () = assert!(COMMAND_LINE_BYTES < SESSION_BUFFER_BYTES);
 const _: () = assert!(PEER_REPLY_LINE_BYTES < SESSION_BUFFER_BYTES);
 const _: () = assert!(PEER_REPLY_LINE_BYTES <= PEER_REPLY_BYTES);
 const _: () = assert!(PATH_BYTES < COMMAND_LINE_BYTES);
+// PLAIN with the longest name (twice) and password, in base64, fits a command line.
+const _: () = assert!((2 * AUTH_NAME_BYTES + AUTH_PASSWORD_BYTES + 2) * 4 / 3 + 16 < COMMAND_LINE_BYTES);
+const _: () = assert!(PROXY_HEADER_BYTES < SESSION_BUFFER_BYTES);
+const _: () = assert!(FIRST_BUFFER_BYTES < SESSION_BUFFER_BYTES);
+const _: () = assert!(AUTH_HASH_PASSES < 64);
 const _: () = assert!(COMMIT_BUFFER_BYTES < TLS_UNSENT_BYTES);
 // An MX question and then those for its hosts, each with all its tries, fit in a lookup's time.
 const _: () = assert!(2 * (DNS_RETRIES as u64 + 1) * DNS_TRY_WAIT.as_secs() < DNS_LOOKUP_WAIT.as_secs());

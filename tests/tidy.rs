@@ -22,9 +22,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("route", LEAVES),
     ("ring", &["limits", "clock"]),
     ("tls", LEAVES),
+    ("auth", LEAVES),
     ("resolve", LEAVES),
     ("events", LEAVES),
-    ("config", &["limits", "clock", "mail", "route"]),
+    ("config", &["limits", "clock", "mail", "route", "schedule"]),
     ("control", &["limits", "clock", "mail", "config"]),
     ("worker", BELOW_WORKER),
     ("cli", EVERYTHING),
@@ -33,12 +34,12 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 const LEAVES: &[&str] = &["limits", "clock", "mail"];
 const BELOW_WORKER: &[&str] = &[
-    "limits", "clock", "mail", "smtp", "spool", "schedule", "route", "ring", "tls", "resolve", "events",
-    "config", "control",
+    "limits", "clock", "mail", "smtp", "spool", "schedule", "route", "ring", "tls", "auth", "resolve",
+    "events", "config", "control",
 ];
 const EVERYTHING: &[&str] = &[
-    "limits", "clock", "mail", "smtp", "spool", "schedule", "route", "ring", "tls", "resolve", "events",
-    "config", "control", "worker", "cli",
+    "limits", "clock", "mail", "smtp", "spool", "schedule", "route", "ring", "tls", "auth", "resolve",
+    "events", "config", "control", "worker", "cli",
 ];
 
 /// Layers that take bytes and time as arguments.

@@ -1,6 +1,7 @@
 //! Flags + environment + TOML → one validated [`Config`].
 //!
-//! Owns: every setting of the server (its name, default and help stand once, in `setting`), the
+//! Owns: every setting of the server (its name, default and help stand once, in `setting`),
+//! the sections about destinations (`sections`, `rules`), the
 //! grammars of their values, and the rules between them. Promises: precedence is flag over
 //! environment over file over default, for lists too (a list given higher up replaces the one below
 //! it whole); a [`Config`] that exists is valid; every complaint names what was given, where, and
@@ -11,6 +12,9 @@ mod file;
 mod gather;
 pub mod grammar;
 mod inspect;
+mod knobs;
+mod rules;
+mod sections;
 mod setting;
 mod system;
 mod validate;
@@ -21,8 +25,13 @@ use std::time::Duration;
 
 pub use gather::{Effective, Entry, Given, Origin};
 pub use inspect::{inspect, read_token};
+pub use knobs::Knobs;
+pub use rules::{Line, Provider, Rules};
 pub use setting::{Kind, Preset, SETTINGS, Setting};
 pub use system::System;
+
+use crate::mail::address::{Address, Domain};
+use crate::schedule::Rate;
 
 /// When an accepted message is acknowledged with 250.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -79,10 +88,24 @@ pub struct Source {
     pub ehlo_name: String,
 }
 
+/// What clients may take of the server, in all and each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    pub max_connections: usize,
+    pub max_connections_per_ip: usize,
+    pub max_connections_per_network: usize,
+    pub connection_rate_per_ip: Option<Rate>,
+    pub connection_rate_per_network: Option<Rate>,
+    pub message_rate_per_ip: Option<Rate>,
+    pub error_rate_per_ip: Option<Rate>,
+}
+
 /// Everything `serve` needs, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: Vec<SocketAddr>,
+    pub submission: Vec<SocketAddr>,
+    pub submissions: Vec<SocketAddr>,
     pub hostname: String,
     pub spool: PathBuf,
     pub workers: usize,
@@ -92,18 +115,35 @@ pub struct Config {
     pub spool_limit_bytes: u64,
     pub memory_limit_bytes: u64,
     pub relay_from: Vec<Cidr>,
+    pub local_domains: Vec<Domain>,
+    pub postmaster: Option<Address>,
+    /// Certificate chains with their keys.
+    pub tls_pairs: Vec<(PathBuf, PathBuf)>,
+    pub tls_client_ca: Option<PathBuf>,
+    pub auth_file: Option<PathBuf>,
+    pub proxy_from: Vec<Cidr>,
+    pub xclient_from: Vec<Cidr>,
     pub routes: crate::route::RouteTable,
     /// Empty: the servers of resolv.conf.
     pub dns: Vec<SocketAddr>,
     pub mx_port: u16,
     pub max_message_bytes: u64,
     pub max_recipients: usize,
-    pub max_connections: usize,
-    pub max_connections_per_ip: usize,
+    pub client_limits: ClientLimits,
+    pub greet_pause: Duration,
     pub destination_connections: u32,
+    /// Messages to one destination; none: no limit.
+    pub destination_rate: Option<crate::schedule::Rate>,
     pub messages_per_connection: u32,
     pub retry_schedule: Vec<Duration>,
+    pub recipients_per_message: u16,
+    /// Header field that names a message's stream.
+    pub stream_header: Option<String>,
+    /// Streams whose mail is urgent.
+    pub transactional_streams: Vec<String>,
     pub max_age: Duration,
+    /// What the sections of the file say of destinations and providers.
+    pub rules: Rules,
     /// Empty: the kernel picks the address, and the EHLO name is `hostname`.
     pub sources: Vec<Source>,
     pub user: Option<String>,
@@ -113,6 +153,21 @@ pub struct Config {
     /// `-` is standard output.
     pub event_log: Option<PathBuf>,
     pub shutdown_grace: Duration,
+}
+
+impl Config {
+    /// The settings for all destinations, as the last section to be asked.
+    pub fn knobs(&self) -> Knobs {
+        Knobs {
+            connections: Some(self.destination_connections),
+            message_rate: self.destination_rate,
+            messages_per_connection: Some(self.messages_per_connection),
+            recipients_per_message: Some(self.recipients_per_message),
+            retry_schedule: Some(self.retry_schedule.clone()),
+            max_age: Some(self.max_age),
+            ..Knobs::default()
+        }
+    }
 }
 
 /// One thing that is wrong, with the remedy, in one line.

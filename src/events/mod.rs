@@ -39,7 +39,18 @@ pub enum Event {
         recipients: Vec<String>,
         bytes: u64,
         client: Option<IpAddr>,
+        /// Who had logged in.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// Protocol and cipher of the client's connection.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls: Option<String>,
+        /// Whom the client's certificate names.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate: Option<String>,
     },
+    /// A client tried to log in.
+    Login { user: String, client: IpAddr, mechanism: &'static str, success: bool },
     /// A receiver took it.
     Delivered {
         #[serde(serialize_with = "as_text")]
@@ -72,6 +83,46 @@ pub enum Event {
         attempts: u8,
         #[serde(serialize_with = "as_optional_text")]
         bounce: Option<MessageId>,
+    },
+    /// An operator changed what becomes of some of its recipients: `action` is hold, release, retry, fail
+    /// or move (then `to` says where).
+    Changed {
+        #[serde(serialize_with = "as_text")]
+        id: MessageId,
+        action: &'static str,
+        destination: String,
+        to: Option<String>,
+        recipients: u32,
+        reason: String,
+    },
+    /// An operator's order has ended. Counts are of deliveries: a message to one destination.
+    Operator {
+        action: &'static str,
+        selector: String,
+        to: Option<String>,
+        reason: String,
+        matched: u64,
+        changed: u64,
+        in_flight: u64,
+        error: Option<String>,
+    },
+    /// An operator suspended a destination.
+    Suspended {
+        destination: String,
+        #[serde(serialize_with = "json::optional_time")]
+        until: Option<WallTime>,
+        reason: String,
+    },
+    /// An operator ended the suspension of a destination.
+    Resumed { destination: String, reason: String },
+    /// What is asked of a destination has changed by itself, for what it answered: so many connections and
+    /// messages in an hour at most, or nothing until then; neither: back at its limits.
+    Adapted {
+        destination: String,
+        connections: Option<u32>,
+        per_hour: Option<u64>,
+        #[serde(serialize_with = "json::optional_time")]
+        until: Option<WallTime>,
     },
     /// An operator took it out of the queue.
     Removed {

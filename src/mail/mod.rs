@@ -6,7 +6,10 @@
 pub mod address;
 pub mod dsn;
 pub mod envelope;
+pub mod header;
 pub mod id;
 pub mod reply;
+pub mod senders;
+pub mod submission;
 pub mod text;
 pub mod trace;

@@ -145,6 +145,10 @@ pub struct LiveTable {
 }
 
 impl LiveTable {
+    /// Every slot in use is below this.
+    pub fn slots(&self) -> Slot {
+        self.records.len() as Slot
+    }
     /// Live messages.
     pub fn len(&self) -> usize {
         self.len

@@ -19,7 +19,7 @@ use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring;
-use crate::schedule::{ConnId, Entry};
+use crate::schedule::{ConnId, Entry, Reaction, Verdict};
 use crate::spool::{NewMessage, Outcome, Refusal, Reports};
 
 /// One recipient's final refusal.
@@ -52,20 +52,30 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
     let slot = tried.entry.slot;
     if home.log().live().get(slot).is_none_or(|m| m.id != tried.message.id) {
         // It ended while it was on its way; there is nothing left to record.
-        let event = ShardEvent::Finished { conn: tried.conn, entry: tried.entry };
+        let (conn, entry, verdict) = (tried.conn, tried.entry, Verdict::Nothing);
+        let event = ShardEvent::Finished { conn, entry, verdict };
         worker.tell_shard(tried.shard.into(), event);
         return;
     }
     let mut delivered = Vec::with_capacity(tried.recipients.len());
     let mut refused = Vec::new();
     let mut deferred = Vec::new();
+    let mut verdict = Verdict::Nothing;
     for (&recipient, reply) in tried.recipients.iter().zip(replies) {
         if reply.is_success() {
             if worker.shared.events.is_on() {
                 tell_delivered(worker, tried, recipient, &reply, now);
             }
             delivered.push((recipient, Outcome::Delivered(reply)));
-        } else if reply.is_permanent() {
+            continue;
+        }
+        let reaction = worker.shared.rules.judge(&reply);
+        if let Reaction::Tell(told) = reaction
+            && verdict == Verdict::Nothing
+        {
+            verdict = told;
+        }
+        if reply.is_permanent() || reaction == Reaction::Bounce {
             refused.push(Refused { recipient, reply, host: Some(tried.peer.host.clone()) });
         } else {
             deferred.push((recipient, reply));
@@ -81,14 +91,22 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
     }
     let (conn, entry) = (tried.conn, tried.entry);
     let event = if deferred.is_empty() {
-        ShardEvent::Finished { conn, entry }
+        ShardEvent::Finished { conn, entry, verdict }
     } else {
         let recipients_left = deferred.len() as u16;
         tried.message.remember(&deferred);
         home.remember_refusals(entry, Refusals { host: tried.peer.host.clone(), replies: deferred });
-        ShardEvent::Deferred { conn, entry, recipients_left }
+        ShardEvent::Deferred { conn, entry, recipients_left, verdict }
     };
     worker.tell_shard(tried.shard.into(), event);
+}
+
+/// What the scheduler is to learn from a reply to no message in particular.
+pub fn verdict(worker: &Worker, reply: &Reply) -> Verdict {
+    match worker.shared.rules.judge(reply) {
+        Reaction::Tell(verdict) => verdict,
+        Reaction::Bounce => Verdict::Nothing,
+    }
 }
 
 fn tell_delivered(worker: &Worker, tried: &Tried<'_>, recipient: u16, reply: &Reply, now: WallTime) {
@@ -107,19 +125,19 @@ fn tell_delivered(worker: &Worker, tried: &Tried<'_>, recipient: u16, reply: &Re
     );
 }
 
-/// Calls `then` with the part's pending recipients: at once where they are known without the message,
+/// Calls `then` with the part's unfinished recipients: at once where they are known without the message,
 /// else when it has been read.
-fn with_pending(home: &Rc<Home>, entry: Entry, then: impl FnOnce(Vec<u16>) + 'static) {
-    if let Some(pending) = home.pending_without_body(entry) {
+fn with_unfinished(home: &Rc<Home>, entry: Entry, then: impl FnOnce(Vec<u16>) + 'static) {
+    if let Some(pending) = home.unfinished_without_body(entry) {
         return then(pending);
     }
     if let Some(message) = home.cached(entry.slot) {
-        return then(home.pending(&message, entry));
+        return then(home.unfinished(&message, entry));
     }
     let home = home.clone();
     ring::spawn(async move {
         match home.load(entry.slot).await {
-            Ok(message) => then(home.pending(&message, entry)),
+            Ok(message) => then(home.unfinished(&message, entry)),
             Err(error) => tracing::error!(slot = entry.slot, %error, "a queued message cannot be read"),
         }
     });
@@ -141,7 +159,7 @@ pub fn record_deferred(
     }
     let reply = why.cloned().unwrap_or_else(|| Reply::local(450, (4, 4, 1), "no host could be reached"));
     let (worker, kept) = (worker.clone(), home.clone());
-    with_pending(home, entry, move |pending| {
+    with_unfinished(home, entry, move |pending| {
         let replies: Vec<_> = pending.into_iter().map(|r| (r, reply.clone())).collect();
         if let Some(message) = kept.cached(entry.slot) {
             message.remember(&replies);
@@ -205,7 +223,7 @@ fn tell_deferred(
 pub fn expire(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry) {
     let known = home.take_refusals(entry);
     let (worker, kept) = (worker.clone(), home.clone());
-    with_pending(home, entry, move |pending| {
+    with_unfinished(home, entry, move |pending| {
         let message = kept.cached(entry.slot);
         let refused = pending
             .into_iter()
@@ -233,7 +251,7 @@ pub fn expire(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry) {
 pub fn fail(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry, why: Option<&Reply>) {
     let reply = why.cloned().unwrap_or_else(|| Reply::local(550, (5, 4, 4), "the destination takes no mail"));
     let (worker, kept) = (worker.clone(), home.clone());
-    with_pending(home, entry, move |pending| {
+    with_unfinished(home, entry, move |pending| {
         let refused = pending
             .into_iter()
             .map(|recipient| Refused { recipient, reply: reply.clone(), host: None })
@@ -242,7 +260,13 @@ pub fn fail(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry, why: Option<&Rep
     });
 }
 
-fn fail_recipients(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, refused: Vec<Refused>, expired: bool) {
+pub fn fail_recipients(
+    worker: &Rc<Worker>,
+    home: &Rc<Home>,
+    slot: u32,
+    refused: Vec<Refused>,
+    expired: bool,
+) {
     if refused.is_empty() {
         return;
     }

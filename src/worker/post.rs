@@ -15,7 +15,7 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::reply::Reply;
 use crate::ring::MailboxSender;
-use crate::schedule::{Action, ConnId, Entry};
+use crate::schedule::{Action, ConnId, Entry, Policies, StreamId, Verdict};
 
 /// An event for a shard, owned, so that it can cross threads.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub enum ShardEvent {
     Enqueue {
         destination: Domain,
         entry: Entry,
+        stream: StreamId,
         recipients: u16,
         attempts: u8,
         received_at: WallTime,
@@ -35,11 +36,13 @@ pub enum ShardEvent {
     Finished {
         conn: ConnId,
         entry: Entry,
+        verdict: Verdict,
     },
     Deferred {
         conn: ConnId,
         entry: Entry,
         recipients_left: u16,
+        verdict: Verdict,
     },
     Returned {
         conn: ConnId,
@@ -48,6 +51,7 @@ pub enum ShardEvent {
     ConnectFailed {
         conn: ConnId,
         permanent: bool,
+        verdict: Verdict,
         why: Arc<Reply>,
     },
     ConnectPutOff {
@@ -59,8 +63,15 @@ pub enum ShardEvent {
     Retry {
         destination: Option<Domain>,
     },
-    Forget {
-        entry: Entry,
+    Suspend {
+        destination: Domain,
+        until: Option<WallTime>,
+    },
+    Resume {
+        destination: Domain,
+    },
+    Policies(Arc<Policies>),
+    Learnt {
         destination: Domain,
     },
 }

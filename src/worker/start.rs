@@ -10,38 +10,47 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
 
+use super::doors::{Doors, Files, Service};
 use super::gate::Gate;
 use super::handle::Handle;
 use super::home::HomeConfig;
+use super::live::{self, Reread};
 use super::post::{Batch, Post};
 use super::spool_dir::SpoolDir;
+use super::streams::Streams;
+use super::suspensions::Suspensions;
 use super::thread::{self, HomeSetup, Setup};
 use super::time::Clock;
-use super::{Shared, memory, user};
-use crate::config::{Config, Durability};
+use super::{Shared, memory, policies, user};
+use crate::auth::Checkers;
+use crate::config::{Config, Durability, Problem};
 use crate::control::{self, ControlConfig};
 use crate::events::{self, EventSender};
 use crate::limits;
 use crate::mail::address::Domain;
 use crate::resolve::{ResolveConfig, Resolver};
 use crate::ring::{self, Listener, MailboxSender, OpenFile, Wanted, mailbox};
-use crate::smtp::server::ServerConfig;
-use crate::spool::LogConfig;
+use crate::schedule::RuleSet;
+use crate::spool::{LogConfig, SpoolIdentity};
 use crate::tls::ClientTls;
 
-/// Runs the server until it is told to stop.
-pub fn serve(config: Config) -> anyhow::Result<()> {
+/// Runs the server until it is told to stop. `reread` makes the configuration anew, for SIGHUP.
+pub fn serve(config: Config, reread: &Reread) -> anyhow::Result<()> {
     SpoolDir::make(&config.spool)?;
     let durable = config.durability == Durability::Disk;
     let locked_bytes = (config.workers * limits::COMMIT_BUFFERS * limits::COMMIT_BUFFER_BYTES) as u64;
     let checked = ring::start_up_checks(&config.spool, Wanted { durable, locked_bytes })?;
     let control_config = ControlConfig::new(&config)?;
     let listeners = bind(&config)?;
+    // Keys may be for root alone.
+    let files = Files::read(&config).map_err(doors_problem)?;
     if let Some(name) = &config.user {
         user::become_user(name, &config.spool)?;
     }
     let spool = SpoolDir::open(&config.spool)?;
+    let suspensions = Arc::new(Suspensions::open(&config.spool)?);
     let homes = plan_homes(&spool, config.workers)?;
     let (events, events_thread) = match &config.event_log {
         Some(path) => {
@@ -50,7 +59,10 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         }
         None => (EventSender::off(), None),
     };
-    let shared = Arc::new(share(config, events, homes.iter().map(|h| h.owner).collect())?);
+    let doors = Doors::build(&config, &files, spool.identity).map_err(doors_problem)?;
+    drop(files);
+    let owners = homes.iter().map(|h| h.owner).collect();
+    let shared = Arc::new(share(config, events, owners, doors, spool.identity)?);
     let open = OpenFile {
         sync: if durable { ring::Sync::Data } else { ring::Sync::None },
         direct: checked.direct_block.is_some(),
@@ -59,13 +71,18 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     };
     let block_bytes = checked.direct_block.unwrap_or(0).max(limits::BLOCK_BYTES) as u32;
     let clock = Clock::start();
-    let mut started = start_workers(&shared, &spool, &homes, open, block_bytes, clock, &listeners)?;
+    let begin = Begin { open, block_bytes, clock, suspensions: suspensions.clone() };
+    let mut started = start_workers(&shared, &spool, &homes, &begin, &listeners)?;
 
-    let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone()));
+    let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone(), suspensions));
     let control = control::start(control_config, handle.clone())?;
     started.wait_until_recovered()?;
-    for addresses in &listeners.addresses {
-        eprintln!("listening on {addresses}");
+    for (service, address) in &listeners.addresses {
+        match service {
+            Service::Smtp => eprintln!("listening on {address}"),
+            Service::Submission => eprintln!("submission on {address}"),
+            Service::Submissions => eprintln!("submissions on {address}"),
+        }
     }
     if let Some(address) = control.address() {
         eprintln!("control on {address}");
@@ -75,7 +92,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     handle.set_ready(true);
     let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
-    wait_for_stop(&started, &shared)?;
+    wait_for_stop(&started, &shared, reread)?;
     handle.set_ready(false);
     let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Stopping]);
     started.join()?;
@@ -92,29 +109,59 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 
 /// Listening sockets: each worker has one of its own per address.
 struct Bound {
-    addresses: Vec<SocketAddr>,
-    sockets: Vec<Vec<TcpListener>>,
+    addresses: Vec<(Service, SocketAddr)>,
+    sockets: Vec<Vec<(Service, TcpListener)>>,
 }
 
 fn bind(config: &Config) -> anyhow::Result<Bound> {
     let mut bound =
         Bound { addresses: Vec::new(), sockets: (0..config.workers).map(|_| Vec::new()).collect() };
-    for &wanted in &config.listen {
-        let mut address = wanted;
-        // SO_REUSEPORT would let a second server of the same user share the port silently.
-        if address.port() != 0 && !comes_free(address) {
-            bail!("--listen {address}: the port is in use; stop what uses it or choose another");
+    for (service, flag, addresses) in [
+        (Service::Smtp, "listen", &config.listen),
+        (Service::Submission, "submission", &config.submission),
+        (Service::Submissions, "submissions", &config.submissions),
+    ] {
+        for &wanted in addresses {
+            let mut address = wanted;
+            // SO_REUSEPORT would let a second server of the same user share the port silently.
+            if address.port() != 0 && !comes_free(address) {
+                bail!("--{flag} {address}: the port is in use; stop what uses it or choose another");
+            }
+            for sockets in &mut bound.sockets {
+                let socket = Listener::bind(address).with_context(|| {
+                    format!(
+                        "--{flag} {wanted}: cannot listen there; below port 1024 root is needed (see --user)"
+                    )
+                })?;
+                address = socket.local_addr()?;
+                sockets.push((service, socket));
+            }
+            bound.addresses.push((service, address));
         }
-        for sockets in &mut bound.sockets {
-            let socket = Listener::bind(address).with_context(|| {
-                format!("--listen {wanted}: cannot listen there; below port 1024 root is needed (see --user)")
-            })?;
-            address = socket.local_addr()?;
-            sockets.push(socket);
-        }
-        bound.addresses.push(address);
     }
     Ok(bound)
+}
+
+/// Everything that is wrong with the files, as one error.
+fn doors_problem(problems: Vec<Problem>) -> anyhow::Error {
+    anyhow::anyhow!(problems.into_iter().map(|problem| problem.0).collect::<Vec<_>>().join("; "))
+}
+
+/// Reads certificates and users again (SIGHUP). What is wrong is said, and the old ones stay.
+fn reload_doors(shared: &Shared) {
+    let built =
+        Files::read(&shared.config).and_then(|files| Doors::build(&shared.config, &files, shared.identity));
+    match built {
+        Ok(doors) => {
+            shared.doors.store(Arc::new(doors));
+            tracing::info!("certificates and users were read again");
+        }
+        Err(problems) => {
+            for problem in problems {
+                tracing::error!("{problem}; certificates and users stay what they were");
+            }
+        }
+    }
 }
 
 /// Whether the port is free, or becomes so: the kernel takes a moment to close what a killed process had
@@ -148,24 +195,35 @@ fn plan_homes(spool: &SpoolDir, workers: usize) -> anyhow::Result<Vec<HomePlan>>
     Ok(logs.into_iter().map(|log| HomePlan { log, owner: usize::from(log) % workers }).collect())
 }
 
-fn share(config: Config, events: EventSender, home_owners: Vec<usize>) -> anyhow::Result<Shared> {
+fn share(
+    config: Config,
+    events: EventSender,
+    home_owners: Vec<usize>,
+    doors: Doors,
+    identity: SpoolIdentity,
+) -> anyhow::Result<Shared> {
     let resolver = Resolver::start(ResolveConfig { servers: config.dns.clone(), ..ResolveConfig::default() })
         .context("starting the DNS thread")?;
     let own_name = Domain::parse(config.hostname.as_bytes())
         .with_context(|| format!("--hostname {}", config.hostname))?;
+    let providers = Arc::default();
+    let policies = Arc::new(policies::policies(&config, &providers));
     Ok(Shared {
-        smtp: Arc::new(ServerConfig {
-            hostname: config.hostname.as_str().into(),
-            max_message_bytes: config.max_message_bytes,
-            max_recipients: config.max_recipients,
-        }),
+        doors: ArcSwap::from_pointee(doors),
+        checkers: Checkers::start().context("starting the threads that check passwords")?,
+        identity,
         resolver,
         tls: ClientTls::opportunistic(),
         events,
-        gate: Gate::new(config.max_connections, config.max_connections_per_ip),
+        gate: Gate::new(&config),
         own_names: vec![own_name],
         own_addresses: config.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()).collect(),
         home_owners,
+        streams: Streams::default(),
+        rules: RuleSet::new(Vec::new()),
+        part_limit: policies::part_limit(&config),
+        policies,
+        providers,
         config,
     })
 }
@@ -214,13 +272,23 @@ fn channel_depth() -> usize {
     wanted.map_or(limits::MAILBOX_DEPTH, |depth: usize| depth.clamp(1, limits::MAILBOX_DEPTH))
 }
 
+/// What every worker begins with.
+struct Begin {
+    open: OpenFile,
+    block_bytes: u32,
+    clock: Clock,
+    suspensions: Arc<Suspensions>,
+}
+
+fn clone_sockets(sockets: &[(Service, TcpListener)]) -> std::io::Result<Vec<(Service, TcpListener)>> {
+    sockets.iter().map(|(service, socket)| Ok((*service, socket.try_clone()?))).collect()
+}
+
 fn start_workers(
     shared: &Arc<Shared>,
     spool: &SpoolDir,
     homes: &[HomePlan],
-    open: OpenFile,
-    block_bytes: u32,
-    clock: Clock,
+    begin: &Begin,
     bound: &Bound,
 ) -> anyhow::Result<Started> {
     let config = &shared.config;
@@ -239,10 +307,11 @@ fn start_workers(
         let own = own.map(|(home, plan)| HomeSetup {
             config: HomeConfig {
                 index: home as u8,
+                part_limit: shared.part_limit.clone(),
                 identity: spool.identity,
                 dir: spool.log_path(plan.log),
                 segment_bytes: config.segment_bytes,
-                open,
+                open: begin.open,
                 cache_bytes: cache_bytes.min(limits::BODY_CACHE_BYTES),
                 load_bytes: memory::share(
                     config.memory_limit_bytes,
@@ -255,7 +324,7 @@ fn start_workers(
                 identity: spool.identity,
                 log: plan.log,
                 segment_bytes: config.segment_bytes as u32,
-                block_bytes,
+                block_bytes: begin.block_bytes,
                 max_segments,
                 commits_in_flight: limits::COMMITS_IN_FLIGHT,
             },
@@ -263,12 +332,13 @@ fn start_workers(
         let setup = Setup {
             index,
             shared: shared.clone(),
-            clock,
+            clock: begin.clock,
+            suspensions: begin.suspensions.clone(),
             homes: own.collect(),
             home_count: homes.len(),
             mailbox,
             senders: senders.clone(),
-            sockets: bound.sockets[index].iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?,
+            sockets: clone_sockets(&bound.sockets[index])?,
             cpu: (config.workers <= cpus.len()).then(|| cpus[index]),
             tell: tell.clone(),
         };
@@ -279,8 +349,8 @@ fn start_workers(
 }
 
 /// Waits for a signal to stop and sees the stop through: the first SIGTERM or SIGINT drains, a second
-/// one stops at once. SIGHUP has nothing to reload yet and must not kill.
-fn wait_for_stop(started: &Started, shared: &Arc<Shared>) -> anyhow::Result<()> {
+/// one stops at once. SIGHUP reads certificates, users and the configuration again.
+fn wait_for_stop(started: &Started, shared: &Arc<Shared>, reread: &Reread) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -292,7 +362,10 @@ fn wait_for_stop(started: &Started, shared: &Arc<Shared>) -> anyhow::Result<()> 
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => tracing::info!("SIGHUP: nothing to reload"),
+                _ = hangup.recv() => {
+                    reload_doors(shared);
+                    live::reload(shared, &started.senders, reread);
+                }
                 _ = watchdog.tick() => {
                     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
                     if started.threads.iter().any(|t| t.is_finished()) {

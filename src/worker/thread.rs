@@ -15,17 +15,20 @@ use anyhow::Context;
 use crossbeam_channel::Sender;
 
 use super::counters::Counters;
+use super::doors::Service;
 use super::home::{Home, HomeConfig, SpoolBuf};
+use super::live::Live;
 use super::post::{Batch, Outboxes};
 use super::quarantine::Piece;
 use super::spool_dir::{SegmentFiles, segment_path};
+use super::suspensions::Suspensions;
 use super::time::Clock;
-use super::{Shared, Worker, inbound, memory};
+use super::{Shared, Worker, arrival, memory};
 use crate::clock::{self, Rng};
 use crate::config::Config;
 use crate::limits;
 use crate::ring::{self, AlignedBuf, BufferPool, FileLock, Listener, Mailbox, MailboxSender, RuntimeConfig};
-use crate::schedule::{Shard, ShardConfig};
+use crate::schedule::{Event, Shard, ShardConfig, shard_of};
 use crate::spool::{
     FileIndex, Finding, Log, LogConfig, RecoveredLog, RecoveredMessage, SegmentSource, recover,
 };
@@ -40,8 +43,9 @@ pub struct Setup {
     pub home_count: usize,
     pub mailbox: Mailbox<Batch>,
     pub senders: Vec<MailboxSender<Batch>>,
-    pub sockets: Vec<TcpListener>,
+    pub sockets: Vec<(Service, TcpListener)>,
     pub cpu: Option<usize>,
+    pub suspensions: Arc<Suspensions>,
     /// Told once when recovery has ended or failed.
     pub tell: Sender<anyhow::Result<()>>,
 }
@@ -186,20 +190,26 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         homes[usize::from(index)] = Some(home);
     }
     let config = &setup.shared.config;
-    let shard = Shard::new(ShardConfig {
+    let now = setup.clock.now();
+    let mut shard = Shard::new(ShardConfig {
         seed: clock::secret_u64(),
         homes: setup.home_count as u8,
-        retry_schedule: config.retry_schedule.clone(),
         jitter_percent: limits::RETRY_JITTER_PERCENT,
-        max_age: config.max_age,
-        destination_connections: config.destination_connections,
-        messages_per_connection: config.messages_per_connection,
+        policies: setup.shared.policies.clone(),
         window: limits::CONNECTION_WINDOW,
         connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER / config.workers,
         connection_idle: limits::OUTBOUND_IDLE_WAIT,
     });
+    for (domain, view) in setup.suspensions.list(now) {
+        if shard_of(&domain, config.workers) == setup.index {
+            let until = view.until.map(|until| until.0);
+            // Nothing is queued yet that an action could be about.
+            shard.handle(now, Event::Suspend { destination: &domain, until }, &mut Vec::new());
+        }
+    }
     let worker = Rc::new(Worker {
         index: setup.index,
+        live: RefCell::new(Live::new(config.clone(), setup.shared.policies.clone())),
         shared: setup.shared.clone(),
         clock: setup.clock,
         counters,
@@ -209,6 +219,8 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         local: RefCell::default(),
         running_local: Cell::new(false),
         actions: RefCell::default(),
+        taken: RefCell::default(),
+        spared: RefCell::default(),
         timer: Default::default(),
         timer_at: Cell::new(None),
         sessions: RefCell::default(),
@@ -227,19 +239,21 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     ring::spawn(worker.clone().run_outboxes());
     ring::spawn(worker.clone().run_timer());
     ring::spawn(worker.clone().run_memory());
+    ring::spawn(super::operate::expire_parked(worker.clone()));
     for (home, messages) in waiting {
         ring::spawn(home.clone().run_commits());
         ring::spawn(home.clone().run_retries());
         ring::spawn(worker.clone().run_faults(home.clone()));
+        ring::spawn(super::failing::run(worker.clone(), home.clone()));
         for message in messages {
-            worker.requeue(&home, message.slot, &message.envelope, &message.states);
+            worker.requeue(&home, &message);
         }
     }
     let _ = tell.send(Ok(()));
-    for socket in setup.sockets {
+    for (service, socket) in setup.sockets {
         let listener = Listener::from_std(socket).context("taking over a listening socket")?;
         worker.listeners.borrow_mut().push(listener.clone());
-        ring::spawn(inbound::accept(worker.clone(), listener));
+        ring::spawn(arrival::accept(worker.clone(), listener, service));
     }
     worker.until_stopped().await;
     let unrecorded: usize = worker.own_homes().map(|h| h.unrecorded()).sum();

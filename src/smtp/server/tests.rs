@@ -2,6 +2,8 @@
 //!
 //! Owns: what a client may say and what must come of it. Promises: nothing outside tests. Must not:
 //! share parsing with the code it tests.
+mod client;
+
 use super::*;
 use crate::clock::Rng;
 use crate::mail::id::MessageId;
@@ -75,6 +77,7 @@ impl Driver {
                     self.log.push_str("!close\n");
                     return &[];
                 }
+                other => panic!("{other:?}: nothing of the kind is offered"),
             }
         }
     }
