@@ -32,6 +32,7 @@ mod policies;
 mod post;
 mod providers;
 mod quarantine;
+mod report;
 mod shards;
 mod signal;
 pub mod spool_dir;
