@@ -125,19 +125,19 @@ fn tell_delivered(worker: &Worker, tried: &Tried<'_>, recipient: u16, reply: &Re
     );
 }
 
-/// Calls `then` with the part's pending recipients: at once where they are known without the message,
+/// Calls `then` with the part's unfinished recipients: at once where they are known without the message,
 /// else when it has been read.
-fn with_pending(home: &Rc<Home>, entry: Entry, then: impl FnOnce(Vec<u16>) + 'static) {
-    if let Some(pending) = home.pending_without_body(entry) {
+fn with_unfinished(home: &Rc<Home>, entry: Entry, then: impl FnOnce(Vec<u16>) + 'static) {
+    if let Some(pending) = home.unfinished_without_body(entry) {
         return then(pending);
     }
     if let Some(message) = home.cached(entry.slot) {
-        return then(home.pending(&message, entry));
+        return then(home.unfinished(&message, entry));
     }
     let home = home.clone();
     ring::spawn(async move {
         match home.load(entry.slot).await {
-            Ok(message) => then(home.pending(&message, entry)),
+            Ok(message) => then(home.unfinished(&message, entry)),
             Err(error) => tracing::error!(slot = entry.slot, %error, "a queued message cannot be read"),
         }
     });
@@ -159,7 +159,7 @@ pub fn record_deferred(
     }
     let reply = why.cloned().unwrap_or_else(|| Reply::local(450, (4, 4, 1), "no host could be reached"));
     let (worker, kept) = (worker.clone(), home.clone());
-    with_pending(home, entry, move |pending| {
+    with_unfinished(home, entry, move |pending| {
         let replies: Vec<_> = pending.into_iter().map(|r| (r, reply.clone())).collect();
         if let Some(message) = kept.cached(entry.slot) {
             message.remember(&replies);
@@ -223,7 +223,7 @@ fn tell_deferred(
 pub fn expire(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry) {
     let known = home.take_refusals(entry);
     let (worker, kept) = (worker.clone(), home.clone());
-    with_pending(home, entry, move |pending| {
+    with_unfinished(home, entry, move |pending| {
         let message = kept.cached(entry.slot);
         let refused = pending
             .into_iter()
@@ -251,7 +251,7 @@ pub fn expire(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry) {
 pub fn fail(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry, why: Option<&Reply>) {
     let reply = why.cloned().unwrap_or_else(|| Reply::local(550, (5, 4, 4), "the destination takes no mail"));
     let (worker, kept) = (worker.clone(), home.clone());
-    with_pending(home, entry, move |pending| {
+    with_unfinished(home, entry, move |pending| {
         let refused = pending
             .into_iter()
             .map(|recipient| Ended { recipient, reply: reply.clone(), host: None })
@@ -260,7 +260,7 @@ pub fn fail(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry, why: Option<&Rep
     });
 }
 
-fn fail_recipients(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, refused: Vec<Ended>, expired: bool) {
+pub fn fail_recipients(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, refused: Vec<Ended>, expired: bool) {
     if refused.is_empty() {
         return;
     }
