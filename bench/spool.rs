@@ -6,6 +6,7 @@
 //! | `append` | envelope and body copied into the commit buffer, checksums, group header and directory, the live table; then one delivered outcome, with all it settles. Per message, both |
 //! | `append_message` | the first half: until the `250` may be sent |
 //! | `recover_bodies` | at start: finding live messages among groups of 4 KiB bodies, half of them delivered; per message |
+//! | `recover_indexed` | the same from the indexes of full segments |
 //! | `recover_small` | the same with bodies of 128 bytes, where only the records count |
 //!
 //! `cargo bench --bench spool`
@@ -21,8 +22,8 @@ use ringpost::mail::address::Address;
 use ringpost::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
 use ringpost::mail::reply::Reply;
 use ringpost::spool::{
-    Buffer, FileIndex, Intent, Log, LogConfig, NewMessage, Outcome, RecoveredLog, SegmentSource, Slot,
-    SpoolIdentity, recover,
+    Buffer, FileIndex, Intent, Log, LogConfig, NewMessage, Outcome, Reading, RecoveredLog, SegmentSource,
+    Slot, SpoolIdentity, recover,
 };
 
 #[global_allocator]
@@ -127,6 +128,13 @@ impl Writer {
                     }
                     self.log.on_prepared(file, generation, true);
                 }
+                Intent::Seal { file, generation, offset, index, seal } => {
+                    if let Some(disk) = &mut self.disk {
+                        disk.write(file, offset, &index);
+                        disk.write(file, offset + index.len() as u32, &seal);
+                    }
+                    self.log.on_sealed(generation, true);
+                }
                 Intent::Copy { .. } => panic!("nothing lives long enough to be copied"),
                 Intent::Delete { .. } => {}
             }
@@ -199,21 +207,31 @@ fn filled_disk(messages: usize, body_bytes: usize) -> Disk {
     writer.disk.expect("it was given")
 }
 
-fn recovers(bencher: Bencher, messages: usize, body_bytes: usize) {
+fn recovers(bencher: Bencher, messages: usize, body_bytes: usize, reading: Reading) {
     let mut disk = filled_disk(messages, body_bytes);
     bencher.counter(ItemsCount::new(messages)).bench_local(|| {
-        let (_, live, findings) = recover(&config(), &mut disk).expect("the log is whole");
-        assert_eq!((live.len(), findings.len()), (messages / 2, 0));
-        live
+        let (mut log, findings) = recover(&config(), &mut disk, reading).expect("the log is whole");
+        let mut replay = log.replay();
+        let mut found = 0;
+        while let Some(message) = replay.next(&config(), &mut disk, log.live()).expect("still whole") {
+            black_box(message);
+            found += 1;
+        }
+        assert_eq!((found, findings.len()), (messages / 2, 0));
     });
 }
 
 #[divan::bench(args = [1_000, 10_000], sample_count = 20)]
 fn recover_bodies(bencher: Bencher, messages: usize) {
-    recovers(bencher, messages, BODY_BYTES);
+    recovers(bencher, messages, BODY_BYTES, Reading::Whole);
+}
+
+#[divan::bench(args = [10_000], sample_count = 20)]
+fn recover_indexed(bencher: Bencher, messages: usize) {
+    recovers(bencher, messages, BODY_BYTES, Reading::Indexed);
 }
 
 #[divan::bench(args = [1_000, 100_000], sample_count = 20)]
 fn recover_small(bencher: Bencher, messages: usize) {
-    recovers(bencher, messages, 128);
+    recovers(bencher, messages, 128, Reading::Indexed);
 }

@@ -188,6 +188,17 @@ pub const OFFLINE_READ_TRIES: u32 = 5;
 pub const QUARANTINE_FILES: usize = 1000;
 /// See [`QUARANTINE_FILES`].
 pub const QUARANTINE_BYTES: u64 = 1024 * 1024 * 1024;
+/// A sealed segment's index takes at most one part in so many of the segment: a larger one would save
+/// recovery little. A log holds up to two in memory until they are written.
+pub const INDEX_PART: usize = 8;
+/// Bytes of an index written at a time, so that commits are not kept waiting by it.
+pub const SEAL_WRITE_BYTES: usize = 256 * 1024;
+/// Records of live messages allocated at once: growth is never a copy of the whole table.
+pub const LIVE_CHUNK: usize = 4096;
+/// Bytes allocated at once for the states of messages with several recipients, for each number of them.
+pub const STATES_CHUNK_BYTES: usize = 4096;
+/// Messages handed to the scheduler by a starting worker before it looks after anything else.
+pub const REQUEUE_BATCH: usize = 256;
 /// Bytes read from a segment at a time by recovery.
 pub const RECOVERY_READ_BYTES: usize = 1024 * 1024;
 /// Logs in one spool: the log number has 12 bits in a message id.

@@ -117,12 +117,14 @@ impl<B: Buffer> Log<B> {
         let mut count = self.copies.reading.len() + self.copies.jobs.len() + self.copies.damaged.len();
         let oldest = self.segments.used.front().expect("there are two").generation;
         let mut chosen = Vec::new();
+        self.live.trim(oldest);
         for slot in self.live.iter_in(oldest) {
             if count >= limits::COPIES_IN_FLIGHT || bytes >= limits::COPY_FORWARD_BYTES {
                 break;
             }
             let Some(message) = self.live.get(slot) else { break };
-            if self.live.has(slot, DURABLE) && !self.live.has(slot, COPYING) && message.pending > 0 {
+            let wanted = self.live.has(slot, DURABLE) && !self.live.has(slot, COPYING) && message.pending > 0;
+            if wanted && !chosen.contains(&(slot, message.id)) {
                 chosen.push((slot, message.id));
                 (count, bytes) = (count + 1, bytes + message.bytes);
             }

@@ -228,6 +228,10 @@ impl Home {
                         home.prepared(file, generation, ok.is_ok());
                     });
                 }
+                Some(Intent::Seal { file, generation, offset, index, seal }) => {
+                    let home = self.clone();
+                    ring::spawn(async move { home.seal((file, generation), offset, &index, &seal).await });
+                }
                 Some(Intent::Copy { slot }) => {
                     let home = self.clone();
                     ring::spawn(async move { home.copy(slot).await });
@@ -271,6 +275,39 @@ impl Home {
             }
             home.after_completion();
         });
+    }
+
+    /// Writes the index of a full segment, then its seal.
+    async fn seal(
+        self: &Rc<Self>,
+        (file, generation): (FileIndex, Generation),
+        offset: u32,
+        index: &[u8],
+        seal: &[u8],
+    ) {
+        let target = self.files.borrow().get(&file).cloned();
+        let target = target.expect("a segment is not recycled before its seal is answered");
+        self.writes_in_flight.set(self.writes_in_flight.get() + 1);
+        let mut result = Ok(());
+        let mut at = u64::from(offset);
+        // In pieces, so that commits are not kept waiting.
+        for piece in index.chunks(limits::SEAL_WRITE_BYTES).chain([seal]) {
+            let mut buffer = AlignedBuf::zeroed(piece.len());
+            buffer[..piece.len()].copy_from_slice(piece);
+            result = target.write_at(buffer, piece.len(), at).await.0;
+            if result.is_err() {
+                break;
+            }
+            at += piece.len() as u64;
+        }
+        self.writes_in_flight.set(self.writes_in_flight.get() - 1);
+        self.log.borrow_mut().on_sealed(generation, result.is_ok());
+        if let Err(error) = result {
+            tracing::error!(%error, "a full segment could not be sealed");
+            self.log.borrow_mut().fail_all_in_flight();
+            self.fault.raise();
+        }
+        self.after_completion();
     }
 
     /// Another log on the same file system had a failed write. The kernel may have told only that one

@@ -110,6 +110,11 @@ impl Outboxes {
         self.boxes.iter().all(|b| b.borrow().len() < limits::OUTBOX_POSTS)
     }
 
+    /// Whether nothing waits to be handed over.
+    pub fn is_empty(&self) -> bool {
+        self.boxes.iter().all(|b| b.borrow().is_empty())
+    }
+
     /// Hands over what waits; false if a mailbox was full and some of it still waits.
     pub fn flush_now(&self) -> bool {
         let mut all = true;
