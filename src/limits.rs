@@ -173,6 +173,8 @@ pub const FRAGMENT_BUFFER_BYTES: usize = FRAGMENT_BYTES + 2 * BLOCK_BYTES;
 pub const SPARE_SEGMENTS: usize = 2;
 /// Prepared segments per log that only outcomes, DSNs and copies may use.
 pub const RESERVED_SEGMENTS: usize = 1;
+/// Segments' worth of room at which a log takes no new transaction: what has begun is to find its place.
+pub const SEGMENTS_FOR_BEGUN: u64 = 1;
 /// Messages of one log being copied forward at a time: enough to hide the reads behind the writes.
 pub const COPIES_IN_FLIGHT: usize = 4;
 /// Bytes of messages being copied forward at which no further copy is begun (one may exceed it).

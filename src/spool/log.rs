@@ -21,6 +21,7 @@ use super::{
     Buffer, FileIndex, Generation, GroupResult, GroupSeq, Intent, LiveTable, LogConfig, LogStats, MessageId,
     RecoveredLog, Refusal, Slot, WallTime,
 };
+use crate::limits;
 
 /// The group being filled.
 pub(super) struct OpenGroup<B> {
@@ -138,6 +139,14 @@ impl<B: Buffer> Log<B> {
         } else {
             Ok(())
         }
+    }
+
+    /// Bytes that a message may have whose transaction begins now. `NoRoom` while less than a segment is
+    /// left: that is for the transactions that have begun.
+    pub fn room_for_mail(&self) -> Result<u64, Refusal> {
+        let kept = limits::SEGMENTS_FOR_BEGUN * u64::from(self.config.segment_bytes);
+        self.admits(kept)?;
+        Ok(self.segments.mail_room() - kept)
     }
 
     /// Whether outcomes can be recorded now, or as soon as a buffer is free. Without it no delivery

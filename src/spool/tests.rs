@@ -5,5 +5,6 @@
 mod corruption;
 mod disk;
 mod exhaustive;
+mod failure;
 mod random;
 mod world;

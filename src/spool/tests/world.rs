@@ -420,6 +420,17 @@ impl World {
         self.listen();
     }
 
+    /// The disk takes no segment.
+    pub(super) fn refuse_prepares(&mut self) {
+        while let Some((file, new, generation, _)) = self.prepares.pop() {
+            if new {
+                self.disk.files.insert(file, Vec::new());
+            }
+            self.log.on_prepared(file, generation, false);
+            self.listen();
+        }
+    }
+
     pub(super) fn answer_copy(&mut self) {
         let Some(slot) = self.copies.pop_front() else { return };
         let message = match self.log.pin(slot) {
