@@ -58,9 +58,8 @@ mod receive {
 
     /// A session that has greeted, and one whole transaction as a pipelining client sends it.
     fn session_and_input(bytes: usize) -> (ServerSession, Vec<u8>, Vec<u8>) {
-        let config =
-            ServerConfig { hostname: "mta.test".into(), max_message_bytes: 50 << 20, max_recipients: 1000 };
-        let peer = Peer { addr: IpAddr::V4(Ipv4Addr::LOCALHOST), may_relay: true };
+        let config = ServerConfig { hostname: "mta.test".into(), ..ServerConfig::default() };
+        let peer = Peer::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true);
         let mut session = ServerSession::new(Arc::new(config), peer);
         let mut replies = Vec::with_capacity(4096);
         session.greet(&mut replies);

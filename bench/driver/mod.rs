@@ -5,7 +5,7 @@ use std::io;
 use ringpost::clock::WallTime;
 use ringpost::limits;
 use ringpost::mail::address::Address;
-use ringpost::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
+use ringpost::mail::envelope::{Envelope, Recipient};
 use ringpost::spool::{
     Buffer, FileIndex, Intent, Log, LogConfig, RecoveredLog, Refusal, SegmentSource, SpoolIdentity,
     decode_message,
@@ -171,11 +171,10 @@ pub fn address(text: &str) -> Address {
 pub fn envelope(recipients: Vec<Address>, received_at: WallTime) -> Envelope {
     let mut envelope = Envelope {
         reverse_path: Some(address("campaign-17@sender.example")),
-        recipients: recipients.into_iter().map(|address| Recipient { address }).collect(),
-        body_kind: BodyKind::EightBit,
-        body_form: BodyForm::DotStuffed,
+        recipients: recipients.into_iter().map(Recipient::new).collect(),
         received_at,
         client: Some(std::net::IpAddr::from([127, 0, 0, 1])),
+        ..Envelope::default()
     };
     envelope.group_by_destination();
     envelope

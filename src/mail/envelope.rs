@@ -35,8 +35,16 @@ pub struct Recipient {
     pub address: Address,
 }
 
-/// All that is known of a message but its content.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Recipient {
+    /// A recipient about whom the client said nothing but the address.
+    pub fn new(address: Address) -> Recipient {
+        Recipient { address }
+    }
+}
+
+/// All that is known of a message but its content. The default is a message from the null path to
+/// nobody, about which nothing was said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
     pub reverse_path: ReversePath,
     pub recipients: Vec<Recipient>,
@@ -78,15 +86,8 @@ mod tests {
     #[test]
     fn recipients_of_one_destination_stand_together() {
         let recipients = ["b@y.test", "a@x.test", "A@x.test", "c@Y.test", "a@X.test", "\"a\"@x.test"];
-        let address = |text: &str| Recipient { address: Address::parse(text.as_bytes()).unwrap() };
-        let mut envelope = Envelope {
-            reverse_path: None,
-            recipients: recipients.map(address).into(),
-            body_kind: BodyKind::default(),
-            body_form: BodyForm::default(),
-            received_at: WallTime(0),
-            client: None,
-        };
+        let address = |text: &str| Recipient::new(Address::parse(text.as_bytes()).unwrap());
+        let mut envelope = Envelope { recipients: recipients.map(address).into(), ..Envelope::default() };
         envelope.group_by_destination();
         // Local parts that differ in case or quotes are different mailboxes for all we know.
         let grouped: Vec<&str> = envelope.recipients.iter().map(|r| r.address.as_str()).collect();

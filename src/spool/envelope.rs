@@ -128,18 +128,7 @@ pub(super) struct Decoded {
 
 /// Decodes the fields in `bytes`. Never fails: what cannot be read becomes a hold.
 pub(super) fn decode(bytes: &[u8]) -> Decoded {
-    let mut decoded = Decoded {
-        envelope: Envelope {
-            reverse_path: None,
-            recipients: Vec::new(),
-            body_kind: BodyKind::SevenBit,
-            body_form: BodyForm::DotStuffed,
-            received_at: WallTime(0),
-            client: None,
-        },
-        reports: None,
-        hold: None,
-    };
+    let mut decoded = Decoded { envelope: Envelope::default(), reports: None, hold: None };
     let mut sender_seen = false;
     for field in fields(bytes) {
         let hold = match field {
@@ -171,7 +160,7 @@ fn decode_field(number: u16, value: &[u8], decoded: &mut Decoded) -> Option<Hold
     let envelope = &mut decoded.envelope;
     match (number, value) {
         (RECIPIENT, _) => match Address::parse(value) {
-            Ok(address) => envelope.recipients.push(Recipient { address }),
+            Ok(address) => envelope.recipients.push(Recipient::new(address)),
             Err(_) => return Some(Hold::Unreadable),
         },
         (BODY_KIND, [0]) => envelope.body_kind = BodyKind::SevenBit,
@@ -217,13 +206,14 @@ mod tests {
         Envelope {
             reverse_path: Some(address("a@example.org")),
             recipients: vec![
-                Recipient { address: address("b@example.com") },
-                Recipient { address: address("c@example.net") },
+                Recipient::new(address("b@example.com")),
+                Recipient::new(address("c@example.net")),
             ],
             body_kind: BodyKind::EightBit,
             body_form: BodyForm::Raw,
             received_at: WallTime(123_456_789),
             client: Some(IpAddr::from([192, 0, 2, 1])),
+            ..Envelope::default()
         }
     }
 

@@ -84,19 +84,10 @@ fn cost(message: &Message) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::WallTime;
-    use crate::mail::envelope::{BodyForm, BodyKind, Envelope};
+    use crate::mail::envelope::Envelope;
 
     fn message(id: u64, bytes: usize) -> Rc<Message> {
-        let envelope = Envelope {
-            reverse_path: None,
-            recipients: Vec::new(),
-            body_kind: BodyKind::SevenBit,
-            body_form: BodyForm::DotStuffed,
-            received_at: WallTime(0),
-            client: None,
-        };
-        Message::new(MessageId(id), envelope, vec![b'x'; bytes])
+        Message::new(MessageId(id), Envelope::default(), vec![b'x'; bytes])
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Talk {
     fn new(worker: Rc<Worker>, stream: Stream, peer: SocketAddr) -> Talk {
         let may_relay = worker.shared.may_relay(peer.ip());
         let addr = peer.ip().to_canonical();
-        let session = ServerSession::new(worker.shared.smtp.clone(), Peer { addr, may_relay });
+        let session = ServerSession::new(worker.shared.smtp.clone(), Peer::new(addr, may_relay));
         let input = Vec::with_capacity(limits::SESSION_BUFFER_BYTES);
         Talk {
             worker,

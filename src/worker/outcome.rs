@@ -15,7 +15,7 @@ use crate::events::Event;
 use crate::limits;
 use crate::mail::address::Address;
 use crate::mail::dsn::{self, Bounce, Failure};
-use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
+use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring;
@@ -356,12 +356,9 @@ async fn write_dsn(
         },
     );
     let envelope = Envelope {
-        reverse_path: None,
-        recipients: vec![Recipient { address: sender.clone() }],
-        body_kind: BodyKind::SevenBit,
-        body_form: BodyForm::DotStuffed,
+        recipients: vec![Recipient::new(sender.clone())],
         received_at: now,
-        client: None,
+        ..Envelope::default()
     };
     loop {
         let reports = Reports { id: message.id, recipients: &recipients };

@@ -63,8 +63,9 @@ impl Driver {
             hostname: rules.hostname.into(),
             max_message_bytes: rules.max_message_bytes,
             max_recipients: rules.max_recipients,
+            ..ServerConfig::default()
         };
-        let peer = Peer { addr: [127, 0, 0, 1].into(), may_relay: rules.may_relay };
+        let peer = Peer::new([127, 0, 0, 1].into(), rules.may_relay);
         let session = ServerSession::new(Arc::new(config), peer);
         let mut driver = Driver { session, rules, rest: Vec::new(), message: None, happened: Vec::new() };
         let mut replies = Vec::new();

@@ -4,6 +4,7 @@
 //! share parsing with the code it tests.
 use super::*;
 use crate::clock::Rng;
+use crate::mail::id::MessageId;
 
 /// A driver's view of a session, as text: `S:` reply lines, `!` steps, `B:` the body that was kept.
 struct Driver {
@@ -15,8 +16,13 @@ struct Driver {
 
 impl Driver {
     fn new(may_relay: bool) -> Driver {
-        let config = ServerConfig { hostname: "mx.test".into(), max_message_bytes: 1000, max_recipients: 3 };
-        let peer = Peer { addr: "192.0.2.7".parse().unwrap(), may_relay };
+        let config = ServerConfig {
+            hostname: "mx.test".into(),
+            max_message_bytes: 1000,
+            max_recipients: 3,
+            ..ServerConfig::default()
+        };
+        let peer = Peer::new("192.0.2.7".parse().unwrap(), may_relay);
         Driver {
             session: ServerSession::new(Arc::new(config), peer),
             log: String::new(),

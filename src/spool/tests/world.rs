@@ -152,7 +152,7 @@ impl World {
     fn envelope(&mut self, recipients: u64, bounce: bool) -> Envelope {
         let address = |text: String| Address::parse(text.as_bytes()).expect("valid");
         let recipients = (0..recipients)
-            .map(|i| Recipient { address: address(format!("r{i}@d{}.example", self.rng.below(9))) })
+            .map(|i| Recipient::new(address(format!("r{i}@d{}.example", self.rng.below(9)))))
             .collect();
         Envelope {
             reverse_path: (!bounce).then(|| address(format!("s{}@example.org", self.rng.below(100)))),
@@ -160,7 +160,7 @@ impl World {
             body_kind: BodyKind::EightBit,
             body_form: BodyForm::Raw,
             received_at: self.time(),
-            client: None,
+            ..Envelope::default()
         }
     }
 

@@ -1,0 +1,193 @@
+//! The transaction: MAIL, RCPT, DATA and the answer to a message (RFC 5321 §3.3).
+//!
+//! Owns: what may follow what from MAIL to the end of the data, and the envelope that comes of it.
+//! Promises: a message is answered once; a refused command leaves the transaction as it was. Must not:
+//! decide what becomes of a message (the driver's [`Verdict`] says).
+use std::io::Write;
+
+use super::{ServerSession, State, Step, push};
+use crate::limits;
+use crate::mail::address::{Address, ReversePath};
+use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::id::MessageId;
+use crate::smtp::body::{BodyReader, Piece};
+use crate::smtp::command::{ForwardPath, MailParameters};
+
+/// How a stored (or not stored) message is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// `250 2.0.0 <id> queued`
+    Accepted(MessageId),
+    /// `452 4.3.1` no room in the spool.
+    NoRoom,
+    /// `451 4.3.0` the write failed or the server is stopping.
+    Failed,
+    /// `554 5.4.6` too many Received headers (RFC 5321 §6.3): the driver's scan found a loop.
+    Loop,
+}
+
+/// The transaction whose body is being received.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// `received_at` is left 0 and `client` set; recipients are in RCPT order.
+    pub envelope: Envelope,
+    /// SIZE= the client declared (RFC 1870), 0 if none.
+    pub declared_bytes: u64,
+}
+
+impl ServerSession {
+    /// Answers the message whose body ended.
+    pub fn finish(&mut self, verdict: Verdict, replies: &mut Vec<u8>) {
+        debug_assert!(matches!(self.state, State::Verdict));
+        match verdict {
+            Verdict::Accepted(id) => {
+                write!(replies, "250 2.0.0 {id} queued\r\n").expect("writing to memory does not fail");
+                self.bad_commands = 0;
+                self.idle_commands = 0;
+            }
+            Verdict::NoRoom => push(replies, &["452 4.3.1 No room for more mail, try again later\r\n"]),
+            Verdict::Failed => push(replies, &["451 4.3.0 The message was not stored, try again later\r\n"]),
+            Verdict::Loop => push(replies, &["554 5.4.6 Mail loop: too many Received headers\r\n"]),
+        }
+        self.reset();
+        self.state = State::Commands;
+    }
+
+    /// Forgets the transaction.
+    pub(super) fn reset(&mut self) {
+        self.transaction = None;
+        self.recipient_refused = false;
+        self.recipients_bytes = 0;
+    }
+
+    pub(super) fn mail(
+        &mut self,
+        reverse_path: ReversePath,
+        parameters: MailParameters,
+        out: &mut Vec<u8>,
+    ) -> Option<Step> {
+        if self.helo.is_empty() {
+            return self.bad(out, "503 5.5.1 Say EHLO first\r\n");
+        }
+        if self.transaction.is_some() {
+            return self.bad(out, "503 5.5.1 MAIL was given already\r\n");
+        }
+        let declared_bytes = parameters.size_bytes.unwrap_or(0);
+        if declared_bytes > self.config.max_message_bytes {
+            return self.idle(out, "552 5.3.4 The message is larger than the limit\r\n");
+        }
+        self.recipient_refused = false;
+        self.recipients_bytes = 0;
+        self.transaction = Some(Transaction {
+            envelope: Envelope {
+                reverse_path,
+                body_kind: parameters.body,
+                client: Some(self.peer.addr),
+                ..Envelope::default()
+            },
+            declared_bytes,
+        });
+        push(out, &["250 2.1.0 Ok\r\n"]);
+        None
+    }
+
+    pub(super) fn rcpt(&mut self, path: ForwardPath<'_>, replies: &mut Vec<u8>) -> Option<Step> {
+        let Some(transaction) = &mut self.transaction else {
+            return self.bad(replies, "503 5.5.1 MAIL comes before RCPT\r\n");
+        };
+        // There are no mailboxes here: every recipient is somewhere else.
+        if !self.peer.may_relay {
+            self.recipient_refused = true;
+            return self.bad(replies, "550 5.7.1 Relaying denied\r\n");
+        }
+        let address = match path {
+            ForwardPath::Mailbox(address) => Some(address),
+            ForwardPath::Postmaster(local) => {
+                Address::parse(format!("{local}@{}", self.config.hostname).as_bytes()).ok()
+            }
+        };
+        let recipients = &mut transaction.envelope.recipients;
+        let reply = match address {
+            Some(_)
+                if recipients.len() >= self.config.max_recipients
+                    || self.recipients_bytes >= limits::RECIPIENTS_BYTES =>
+            {
+                "452 4.5.3 Too many recipients\r\n"
+            }
+            Some(address) => {
+                self.recipients_bytes += address.as_str().len() + limits::RECIPIENT_OVERHEAD_BYTES;
+                recipients.push(Recipient::new(address));
+                self.idle_commands = 0;
+                push(replies, &["250 2.1.5 Ok\r\n"]);
+                return None;
+            }
+            None => "550 5.1.1 This host has no postmaster: its name is no domain\r\n",
+        };
+        self.recipient_refused = true;
+        push(replies, &[reply]);
+        None
+    }
+
+    pub(super) fn data(&mut self, replies: &mut Vec<u8>) -> Option<Step> {
+        match &self.transaction {
+            None => self.bad(replies, "503 5.5.1 MAIL and RCPT come before DATA\r\n"),
+            Some(transaction) if transaction.envelope.recipients.is_empty() => {
+                if self.recipient_refused {
+                    self.idle(replies, "554 5.5.1 No valid recipients\r\n")
+                } else {
+                    self.bad(replies, "503 5.5.1 RCPT comes before DATA\r\n")
+                }
+            }
+            Some(_) => {
+                push(replies, &["354 End data with <CR><LF>.<CR><LF>\r\n"]);
+                self.state = State::Body(BodyReader::new(self.config.max_message_bytes));
+                Some(Step::BodyStarts)
+            }
+        }
+    }
+
+    /// Reads message data: what is kept makes a step each time, what is dropped does not.
+    pub(super) fn read_body(
+        &mut self,
+        rest: &[u8],
+        consumed: &mut usize,
+        replies: &mut Vec<u8>,
+    ) -> Option<Step> {
+        let State::Body(reader) = &mut self.state else {
+            return None;
+        };
+        let refused = reader.fault();
+        match (reader.next(rest), refused) {
+            (Piece::Unclear, _) => None,
+            (Piece::Text(bytes), None) => {
+                let start = *consumed;
+                *consumed += bytes;
+                Some(Step::Body(start..*consumed))
+            }
+            (Piece::Text(bytes), Some(_)) => {
+                *consumed += bytes;
+                None
+            }
+            (Piece::Fault(_), _) => {
+                self.reset();
+                Some(Step::BodyRefused)
+            }
+            (Piece::End(bytes), None) => {
+                *consumed += bytes;
+                self.state = State::Verdict;
+                Some(Step::BodyEnds)
+            }
+            (Piece::End(bytes), Some(fault)) => {
+                *consumed += bytes;
+                self.state = State::Commands;
+                push(replies, &[fault.reply()]);
+                None
+            }
+            (Piece::Endless, _) => {
+                self.state = State::Closed;
+                push(replies, &["421 4.7.0 Too much data behind a refused message\r\n"]);
+                Some(Step::Close)
+            }
+        }
+    }
+}
