@@ -17,7 +17,7 @@ mod line;
 mod transaction;
 
 use line::{CRLF, Line, next_line, skip_line};
-pub use transaction::{Transaction, Verdict};
+pub use transaction::{Room, Transaction, Verdict};
 
 /// What is the same for every session of a listener.
 #[derive(Clone, Debug)]
@@ -112,6 +112,7 @@ pub struct ServerSession {
     recipient_refused: bool,
     /// Bytes of the recipients taken, as `limits::RECIPIENTS_BYTES` counts them.
     recipients_bytes: usize,
+    room: Room,
     /// Since the last accepted message.
     bad_commands: u32,
     /// Since the last accepted recipient or message.
@@ -129,9 +130,15 @@ impl ServerSession {
             transaction: None,
             recipient_refused: false,
             recipients_bytes: 0,
+            room: Room::Bytes(u64::MAX),
             bad_commands: 0,
             idle_commands: 0,
         }
+    }
+
+    /// Says what a transaction that begins now may expect. Until then there is room for everything.
+    pub fn set_room(&mut self, room: Room) {
+        self.room = room;
     }
 
     /// Appends the 220 greeting.

@@ -349,10 +349,10 @@ fn read(
         scan.expect_index(generation, bytes);
     }
     let span = scan.groups(file, generation, end, history, &mut |found| merge.found(found))?;
-    if let (Some(seal), Reading::Whole) = (&seal, reading) {
-        if !scan.index_agrees(file, seal, bytes)? {
-            findings.push(Finding::IndexLost { file, generation });
-        }
+    if let (Some(seal), Reading::Whole) = (&seal, reading)
+        && !scan.index_agrees(file, seal, bytes)?
+    {
+        findings.push(Finding::IndexLost { file, generation });
     }
     Ok((span, None))
 }

@@ -161,6 +161,11 @@ impl Home {
         self.log.borrow().admits(bytes)
     }
 
+    /// See [`Log::room_for_mail`].
+    pub fn room_for_mail(&self) -> Result<u64, Refusal> {
+        self.log.borrow().room_for_mail()
+    }
+
     /// Whether a delivery may start: its outcome has a place to go.
     pub fn may_deliver(&self) -> bool {
         self.log.borrow().takes_outcomes() && self.unrecorded.borrow().len() < limits::UNRECORDED_OUTCOMES

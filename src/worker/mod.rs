@@ -53,8 +53,8 @@ use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
 use crate::ring::{self, AlignedBuf, BufferPool, Listener, Mailbox, Stream};
 use crate::schedule::{Action, Entry, Shard, shard_of};
-use crate::smtp::server::ServerConfig;
-use crate::spool::{RecipientState, Slot};
+use crate::smtp::server::{Room, ServerConfig};
+use crate::spool::{RecipientState, Refusal, Slot};
 use crate::tls::ClientTls;
 
 /// What all workers read and none writes.
@@ -125,6 +125,16 @@ impl Worker {
     /// The home that takes new mail.
     fn inbox(&self) -> &Rc<Home> {
         self.own_homes().next().expect("every worker has a log")
+    }
+
+    /// What a transaction may expect that begins now.
+    fn room_for_mail(&self) -> Room {
+        match self.inbox().room_for_mail() {
+            _ if self.memory_short.get() => Room::Short,
+            Ok(bytes) => Room::Bytes(bytes),
+            Err(Refusal::Unwritable) => Room::Unwritable,
+            Err(Refusal::NoRoom | Refusal::Busy) => Room::Short,
+        }
     }
 
     /// Queues all parts of a new message.

@@ -13,6 +13,9 @@ use crate::mail::id::MessageId;
 use crate::smtp::body::{BodyReader, Piece};
 use crate::smtp::command::{ForwardPath, MailParameters};
 
+/// Before a transaction, or instead of storing its message.
+const NO_ROOM: &str = "452 4.3.1 No room for more mail, try again later\r\n";
+
 /// How a stored (or not stored) message is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -24,6 +27,17 @@ pub enum Verdict {
     Failed,
     /// `554 5.4.6` too many Received headers (RFC 5321 §6.3): the driver's scan found a loop.
     Loop,
+}
+
+/// What there is for a transaction that begins now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// A message may have so many bytes.
+    Bytes(u64),
+    /// There is too little for any: MAIL gets `452 4.3.1`.
+    Short,
+    /// Nothing can be stored: MAIL gets `451 4.3.0`.
+    Unwritable,
 }
 
 /// The transaction whose body is being received.
@@ -45,7 +59,7 @@ impl ServerSession {
                 self.bad_commands = 0;
                 self.idle_commands = 0;
             }
-            Verdict::NoRoom => push(replies, &["452 4.3.1 No room for more mail, try again later\r\n"]),
+            Verdict::NoRoom => push(replies, &[NO_ROOM]),
             Verdict::Failed => push(replies, &["451 4.3.0 The message was not stored, try again later\r\n"]),
             Verdict::Loop => push(replies, &["554 5.4.6 Mail loop: too many Received headers\r\n"]),
         }
@@ -75,6 +89,13 @@ impl ServerSession {
         let declared_bytes = parameters.size_bytes.unwrap_or(0);
         if declared_bytes > self.config.max_message_bytes {
             return self.idle(out, "552 5.3.4 The message is larger than the limit\r\n");
+        }
+        match self.room {
+            Room::Bytes(most) if declared_bytes <= most => {}
+            Room::Bytes(_) | Room::Short => return self.idle(out, NO_ROOM),
+            Room::Unwritable => {
+                return self.idle(out, "451 4.3.0 Mail cannot be stored now, try again later\r\n");
+            }
         }
         self.recipient_refused = false;
         self.recipients_bytes = 0;
