@@ -29,6 +29,7 @@ const BODY_BYTES: usize = 4096;
 const NOW: WallTime = WallTime(1_700_000_000_000_000);
 
 fn main() {
+    println!("durability: none, there is no disk");
     divan::main();
 }
 
