@@ -181,6 +181,9 @@ pub const COPIES_IN_FLIGHT: usize = 4;
 pub const COPY_FORWARD_BYTES: u64 = 1024 * 1024;
 /// Payload of one outcome record; outcomes of a message with more recipients take several records.
 pub const OUTCOME_RECORD_BYTES: usize = 32 * 1024;
+/// What operators have decided of one message's recipients, as its copy carries it on: beside the longest
+/// list of recipients, their states and this, a commit record still fits in a commit buffer.
+pub const STANDING_BYTES: usize = 16 * 1024;
 /// Ids in one abort record.
 pub const ABORTS_PER_RECORD: usize = 1024;
 /// Times an offline reader begins a log anew because a running server recycled a segment under it.

@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use super::Reports;
+use super::change::{self, Change, Standings};
 use super::format::{put, u16_at, u32_at, u64_at};
 use super::reader::Hold;
 use crate::clock::WallTime;
@@ -26,6 +27,8 @@ const BODY_FORM: u16 = 4 | MUST_UNDERSTAND;
 const RECEIVED_AT: u16 = 5;
 const CLIENT: u16 = 6;
 const REPORTS: u16 = 7 | MUST_UNDERSTAND;
+/// Only in copies: what an operator had decided when the copy was made.
+const CHANGE: u16 = 28 | MUST_UNDERSTAND;
 
 /// Bytes of the fields of `envelope` and `reports`.
 pub(super) fn encoded_bytes(envelope: &Envelope, reports: Option<Reports<'_>>) -> usize {
@@ -98,7 +101,7 @@ impl FieldWriter<'_> {
 
 /// The fields in `bytes`: (number with its bit, value). Ends with `None` in place of a field that runs
 /// past the end.
-pub(super) fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> {
+pub(super) fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8])>> + Clone {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;
@@ -116,19 +119,41 @@ pub(super) fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Option<(u16, &[u8
     })
 }
 
+/// The fields of a copy: those of the older record, with what operators have decided since.
+pub(super) fn with_standings(older: &[u8], standings: Option<&Standings>) -> Vec<u8> {
+    let kept = fields(older).flatten().filter(|(number, _)| *number != CHANGE);
+    let groups = standings.map(change::grouped).unwrap_or_default();
+    let sizes: Vec<usize> = groups.iter().map(|(s, r)| change::encoded_bytes(r.len(), s)).collect();
+    let bytes = kept.clone().map(|(_, value)| value.len()).chain(sizes.iter().copied());
+    let mut out = vec![0; bytes.map(|bytes| FIELD_HEADER_BYTES + bytes).sum()];
+    let mut writer = FieldWriter { out: &mut out, at: 0 };
+    kept.for_each(|(number, value)| writer.field(number, value));
+    for ((standing, recipients), bytes) in groups.iter().zip(sizes) {
+        change::encode(recipients.iter().copied(), standing, writer.value(CHANGE, bytes));
+    }
+    out
+}
+
+/// Whether a copy needs other fields than its original.
+pub(super) fn has_standings(bytes: &[u8]) -> bool {
+    fields(bytes).flatten().any(|(number, _)| number == CHANGE)
+}
+
 /// What a commit record says about its message.
 #[derive(Clone, Debug)]
 pub(super) struct Decoded {
     /// As much of it as could be read.
     pub(super) envelope: Envelope,
     pub(super) reports: Option<(MessageId, Vec<u16>)>,
+    pub(super) changes: Vec<Change>,
     /// Why the message must not be delivered.
     pub(super) hold: Option<Hold>,
 }
 
 /// Decodes the fields in `bytes`. Never fails: what cannot be read becomes a hold.
 pub(super) fn decode(bytes: &[u8]) -> Decoded {
-    let mut decoded = Decoded { envelope: Envelope::default(), reports: None, hold: None };
+    let mut decoded =
+        Decoded { envelope: Envelope::default(), reports: None, changes: Vec::new(), hold: None };
     let mut sender_seen = false;
     for field in fields(bytes) {
         let hold = match field {
@@ -177,6 +202,10 @@ fn decode_field(number: u16, value: &[u8], decoded: &mut Decoded) -> Option<Hold
             let recipients = value[8..].chunks_exact(2).map(|c| u16_at(c, 0)).collect();
             decoded.reports = Some((MessageId(u64_at(value, 0)), recipients));
         }
+        (CHANGE, _) => match change::decode(value) {
+            Some(change) => decoded.changes.push(change),
+            None => return Some(Hold::Unreadable),
+        },
         (BODY_KIND | BODY_FORM | REPORTS, _) => return Some(Hold::Unreadable),
         _ if number & MUST_UNDERSTAND != 0 => {
             return Some(Hold::UnknownField(number & !MUST_UNDERSTAND));

@@ -13,6 +13,7 @@ mod states;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
@@ -20,7 +21,9 @@ use self::index::Index;
 use self::lists::Lists;
 use self::records::{Record, Records};
 use self::states::{StateOf, States};
-use super::{FragmentRef, Generation, Place, RecipientState, Slot};
+use super::change::{self, Standings};
+use super::record::{end_of, number_of};
+use super::{FragmentRef, Generation, Place, RecipientState, Slot, Standing};
 use crate::clock::WallTime;
 use crate::mail::id::MessageId;
 
@@ -84,6 +87,8 @@ pub struct LiveTable {
     /// Numbers of recipients that do not fit in a record.
     many: HashMap<Slot, u32, FixedState>,
     fragments: HashMap<Slot, Box<[FragmentRef]>, FixedState>,
+    /// Messages of which an operator has decided something.
+    standings: HashMap<Slot, Standings, FixedState>,
 }
 
 impl LiveTable {
@@ -122,14 +127,46 @@ impl LiveTable {
         let state = if record.flags & SEVERAL != 0 {
             self.states.get(self.recipients_of(slot, record), record.due, recipient)?
         } else if recipient == 0 {
-            StateOf { due: record.due, attempts: record.attempts, done: record.flags & DONE != 0 }
+            let done = (record.flags & DONE != 0).then(|| end_of(record.attempts));
+            StateOf { due: record.due, attempts: record.attempts, done }
         } else {
             return None;
         };
         Some(match state {
-            StateOf { done: true, .. } => RecipientState::Done,
+            StateOf { done: Some(end), .. } => RecipientState::Done(end),
             StateOf { due, attempts, .. } => RecipientState::Pending { attempts, next: wall_time(due) },
         })
+    }
+    /// What an operator has decided of a recipient; none if nothing differs from the usual.
+    pub fn standing(&self, slot: Slot, recipient: u16) -> Option<&Arc<Standing>> {
+        let standings = self.standings.get(&slot)?;
+        let at = standings.binary_search_by_key(&recipient, |(r, _)| *r).ok()?;
+        Some(&standings[at].1)
+    }
+    /// The messages of which an operator has decided something.
+    pub fn changed(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.standings.keys().copied()
+    }
+    pub(super) fn standings_of(&self, slot: Slot) -> Option<&Standings> {
+        self.standings.get(&slot)
+    }
+    /// What the decisions on a message take in a copy of it.
+    pub(super) fn standing_bytes(&self, slot: Slot) -> usize {
+        let Some(standings) = self.standings.get(&slot) else { return 0 };
+        change::grouped(standings).iter().map(|(s, r)| change::encoded_bytes(r.len(), s)).sum()
+    }
+    pub(super) fn change(&mut self, slot: Slot, recipients: &[u16], standing: &Arc<Standing>) {
+        if self.records.live(slot).is_none() {
+            return;
+        }
+        let known = self.standings.entry(slot).or_default();
+        change::apply(known, recipients, standing);
+        if known.iter().any(|(_, s)| s.is_usual()) {
+            *known = std::mem::take(known).into_iter().filter(|(_, s)| !s.is_usual()).collect();
+        }
+        if known.is_empty() {
+            self.standings.remove(&slot);
+        }
     }
     /// Every live message, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = LiveMessage> + '_ {
@@ -221,6 +258,9 @@ impl LiveTable {
             self.states.remove(self.recipients_of(slot, &record), record.due);
             self.many.remove(&slot);
         }
+        if !self.standings.is_empty() {
+            self.standings.remove(&slot);
+        }
         self.len -= 1;
         self.records.free(slot, record.flags & RETIRED == 0);
     }
@@ -245,9 +285,9 @@ impl LiveTable {
         if flags & SEVERAL != 0 {
             let recipients = self.recipients_of(slot, &self.records[slot]);
             let state = match state {
-                RecipientState::Done => StateOf { due: 0, attempts: 0, done: true },
+                RecipientState::Done(end) => StateOf { due: 0, attempts: 0, done: Some(end) },
                 RecipientState::Pending { attempts, next } => {
-                    StateOf { due: due(next), attempts, done: false }
+                    StateOf { due: due(next), attempts, done: None }
                 }
             };
             return self.states.set(recipients, block, recipient, state) == 0;
@@ -255,7 +295,10 @@ impl LiveTable {
         let record = &mut self.records[slot];
         match state {
             _ if recipient != 0 || record.flags & DONE != 0 => {}
-            RecipientState::Done => record.flags |= DONE,
+            RecipientState::Done(end) => {
+                record.flags |= DONE;
+                record.attempts = number_of(end);
+            }
             RecipientState::Pending { attempts, next } => {
                 (record.attempts, record.due) = (attempts, due(next));
             }

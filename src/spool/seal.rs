@@ -99,7 +99,7 @@ pub(super) struct Entry<'a> {
     pub(super) kind: FrameKind,
     pub(super) id: MessageId,
     /// Of the frame's payload: a commit record without the body, a fragment's checksum in place of it,
-    /// an outcome without replies, an abort as it is.
+    /// an outcome without replies, any other as it is.
     pub(super) payload: &'a [u8],
 }
 
@@ -163,7 +163,7 @@ impl Indexer {
         match kind {
             FrameKind::Commit => self.bytes.extend_from_slice(record::without_body(payload)),
             FrameKind::Fragment => self.bytes.extend_from_slice(&checksum.to_le_bytes()),
-            FrameKind::Abort => self.bytes.extend_from_slice(payload),
+            FrameKind::Abort | FrameKind::Change => self.bytes.extend_from_slice(payload),
             FrameKind::Outcome => outcome::without_replies(payload, &mut self.bytes),
         }
         let bytes = self.bytes.len() - start - ENTRY_HEADER_BYTES;

@@ -6,5 +6,6 @@ mod corruption;
 mod disk;
 mod exhaustive;
 mod failure;
+mod operator;
 mod random;
 mod world;

@@ -21,7 +21,7 @@ pub(super) struct Record {
     pub(super) due: u32,
     /// Bytes of the commit frame, in eights, rounded up.
     frame_eights: u16,
-    /// Of the only recipient: attempts. Of several: their number, or 0 if it does not fit.
+    /// Of the only recipient: attempts, or how it ended. Of several: their number, or 0 if it does not fit.
     pub(super) attempts: u8,
     pub(super) flags: u8,
 }

@@ -8,19 +8,22 @@ use std::collections::HashMap;
 
 use foldhash::fast::FixedState;
 
+use super::super::End;
+use super::super::record::{end_of, number_of};
 use super::NONE;
 use crate::limits::STATES_CHUNK_BYTES;
 
 const STATE_BYTES: usize = 5;
 const COUNT_BYTES: usize = 4;
-/// In place of the time of the next attempt: there will be none.
+/// In place of the time of the next attempt: there will be none, and how the recipient ended stands where
+/// the attempts did.
 const DONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct StateOf {
     pub(super) due: u32,
     pub(super) attempts: u8,
-    pub(super) done: bool,
+    pub(super) done: Option<End>,
 }
 
 /// Blocks for one number of recipients.
@@ -109,21 +112,24 @@ impl States {
         let block = self.pools.get(&recipients)?.block(block);
         let state = block.get(at(recipient)..at(recipient) + STATE_BYTES)?;
         let due = count(state);
-        Some(StateOf { due, attempts: state[4], done: due == DONE })
+        Some(StateOf { due, attempts: state[4], done: (due == DONE).then(|| end_of(state[4])) })
     }
 
     /// Records where a recipient stands, unless it is done. Returns how many are pending then.
     pub(super) fn set(&mut self, recipients: u32, block: u32, recipient: u16, state: StateOf) -> u32 {
-        let done = self.get(recipients, block, recipient).is_none_or(|own| own.done);
+        let done = self.get(recipients, block, recipient).is_none_or(|own| own.done.is_some());
         let Some(pool) = self.pools.get_mut(&recipients) else { return 0 };
         let bytes = pool.block_mut(block);
         if done {
             return count(bytes);
         }
-        let due = if state.done { DONE } else { state.due.min(DONE - 1) };
+        let (due, last) = match state.done {
+            Some(end) => (DONE, number_of(end)),
+            None => (state.due.min(DONE - 1), state.attempts),
+        };
         bytes[at(recipient)..][..4].copy_from_slice(&due.to_le_bytes());
-        bytes[at(recipient) + 4] = state.attempts;
-        if state.done {
+        bytes[at(recipient) + 4] = last;
+        if state.done.is_some() {
             let left = count(bytes) - 1;
             set_count(bytes, left);
         }
@@ -138,7 +144,7 @@ mod tests {
     #[test]
     fn blocks_are_used_again_and_clean() {
         let mut states = States::default();
-        let done = StateOf { due: 7, attempts: 3, done: true };
+        let done = StateOf { due: 7, attempts: 3, done: Some(End::Removed) };
         for recipients in [2, 5, 300, 65_536] {
             let blocks: Vec<u32> = (0..200.min(STATES_CHUNK_BYTES as u32 / recipients + 2))
                 .map(|_| states.insert(recipients))
@@ -146,13 +152,14 @@ mod tests {
             for &block in &blocks {
                 assert_eq!(states.set(recipients, block, 1, done), recipients - 1);
                 assert_eq!(states.set(recipients, block, 1, done), recipients - 1, "once is enough");
+                assert_eq!(states.get(recipients, block, 1).and_then(|s| s.done), Some(End::Removed));
             }
             for &block in blocks.iter().rev() {
                 states.remove(recipients, block);
             }
             assert_eq!(states.insert(recipients), blocks[0]);
             assert_eq!(states.pending(recipients, blocks[0]), recipients);
-            let fresh = StateOf { due: 0, attempts: 0, done: false };
+            let fresh = StateOf { due: 0, attempts: 0, done: None };
             assert_eq!(states.get(recipients, blocks[0], 1), Some(fresh));
             let beyond = u16::try_from(recipients).ok();
             assert!(beyond.is_none_or(|beyond| states.get(recipients, blocks[0], beyond).is_none()));

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use super::super::End;
 use super::*;
 use crate::clock::Rng;
 
@@ -77,12 +78,15 @@ fn states_absorb_and_count_down() {
         assert!(!table.apply(slot, 0, pending));
         assert_eq!(table.state(slot, 0), Some(pending));
     }
-    assert!(table.apply(one, 0, RecipientState::Done));
+    assert!(table.apply(one, 0, RecipientState::Done(End::Delivered)));
     assert!(table.apply(one, 0, pending), "terminal states absorb");
-    assert!(!table.apply(three, 0, RecipientState::Done));
-    assert!(!table.apply(three, 0, RecipientState::Done));
-    assert!(!table.apply(three, 9, RecipientState::Done), "no such recipient");
-    assert!(!table.apply(three, 2, RecipientState::Done));
-    assert!(table.apply(three, 1, RecipientState::Done));
+    assert!(!table.apply(three, 0, RecipientState::Done(End::Delivered)));
+    assert!(!table.apply(three, 0, RecipientState::Done(End::Delivered)));
+    assert!(!table.apply(three, 9, RecipientState::Done(End::Removed)), "no such recipient");
+    assert!(!table.apply(three, 2, RecipientState::Done(End::Delivered)));
+    assert!(table.apply(three, 1, RecipientState::Done(End::Failed)));
+    let ends = [(one, 0), (three, 0), (three, 1)].map(|(slot, r)| table.state(slot, r));
+    let wanted = [End::Delivered, End::Delivered, End::Failed];
+    assert_eq!(ends, wanted.map(|end| Some(RecipientState::Done(end))));
     assert_eq!(table.get(three).map(|m| (m.recipients, m.pending)), Some((3, 0)));
 }

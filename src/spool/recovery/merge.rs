@@ -5,10 +5,12 @@
 //! doing it twice gives the same; memory is that of the table of live messages. Must not: keep an
 //! envelope, or anything of a message that has ended but its id.
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
 use super::{Damage, Finding, History};
+use crate::spool::change::{self, Change, Standings};
 use crate::spool::envelope;
 use crate::spool::group::FrameKind;
 use crate::spool::live::{DURABLE, HELD, LiveTable, NewLive};
@@ -16,7 +18,7 @@ use crate::spool::outcome;
 use crate::spool::reader::Hold;
 use crate::spool::record::{Commit, aborted};
 use crate::spool::segments::Segment;
-use crate::spool::{FileIndex, FragmentRef, GroupSeq, MessageId, Place, RecipientState};
+use crate::spool::{End, FileIndex, FragmentRef, GroupSeq, MessageId, Place, RecipientState};
 
 /// A record, from its frame or from the index of its segment.
 pub(super) struct Found<'a> {
@@ -61,6 +63,9 @@ struct Senseless {
 #[derive(Default)]
 pub(super) struct Merge {
     live: LiveTable,
+    /// What operators decided of messages of the table, back to the usual included: an older decision may
+    /// stand behind that.
+    standings: HashMap<MessageId, Standings, FixedState>,
     /// Why messages of the table are held.
     held: HashMap<MessageId, Hold, FixedState>,
     /// Ended: a late copy must not bring them back.
@@ -99,6 +104,22 @@ impl Merge {
                     self.apply(found.id, entry.0, entry.1);
                 }
             }
+            FrameKind::Change => self.change(found.id, change::decode(found.payload)),
+        }
+    }
+
+    fn change(&mut self, id: MessageId, change: Option<Change>) {
+        let Some(slot) = self.live.find(id) else { return };
+        match change {
+            Some(Change { recipients, standing }) => {
+                let known = self.standings.entry(id).or_default();
+                change::apply(known, &recipients, &Arc::new(standing));
+            }
+            // It may say that the message is not to be delivered.
+            None => {
+                self.live.set(slot, HELD, true);
+                self.held.entry(id).or_insert(Hold::Unreadable);
+            }
         }
     }
 
@@ -106,7 +127,7 @@ impl Merge {
         let Some(slot) = self.live.find(id) else { return };
         let own = self.live.state(slot, recipient);
         match (own, state) {
-            (None | Some(RecipientState::Done), _) => return,
+            (None | Some(RecipientState::Done(_)), _) => return,
             // A deferral that was written again after a failure may stand behind a later one.
             (
                 Some(RecipientState::Pending { attempts: known, .. }),
@@ -150,12 +171,13 @@ impl Merge {
         let decoded = envelope::decode(commit.envelope);
         if let Some((reported, recipients)) = decoded.reports {
             for recipient in recipients {
-                self.apply(reported, recipient, RecipientState::Done);
+                self.apply(reported, recipient, RecipientState::Done(End::Failed));
             }
         }
         let counts_agree = decoded.envelope.recipients.len() == commit.recipients as usize;
         let hold = decoded.hold.or((!counts_agree).then_some(Hold::Unreadable));
         self.place(found, &commit, &fragments, hold);
+        decoded.changes.into_iter().for_each(|change| self.change(id, Some(change)));
     }
 
     /// Puts a message to its place, new or copied.
@@ -182,8 +204,8 @@ impl Merge {
                 flags: DURABLE,
             }),
         };
-        self.live.set(slot, HELD, hold.is_some());
         if let Some(hold) = hold {
+            self.live.set(slot, HELD, true);
             self.held.insert(found.id, hold);
         }
         for (recipient, state) in (0..=u16::MAX).zip(commit.states()) {
@@ -206,6 +228,12 @@ impl Merge {
             let below = |m: &crate::spool::LiveMessage| dead.contains(&m.place.generation);
             let gone: Vec<_> = self.live.iter().filter(below).map(|m| m.slot).collect();
             gone.into_iter().for_each(|slot| self.live.remove(slot));
+        }
+        for (id, standings) in std::mem::take(&mut self.standings) {
+            let Some(slot) = self.live.find(id) else { continue };
+            for (recipient, standing) in &standings {
+                self.live.change(slot, &[*recipient], standing);
+            }
         }
         let Merge { mut live, held, ended, incomplete, senseless, highest_id, .. } = self;
         let mut held: Vec<_> = held.into_iter().filter(|(id, _)| live.find(*id).is_some()).collect();
