@@ -1,8 +1,8 @@
 //! Sealing full segments.
 //!
 //! Owns: the index of the open segment, and those of full ones whose last groups are in flight. Promises:
-//! a segment is sealed only when every group in it is durable and nothing in it was given up; what is
-//! full and dead already is not; a segment is not recycled while its seal is being written. Must not:
+//! a segment is sealed only when every group in it is durable and nothing in it was given up; one that is
+//! about to be recycled is not; a segment is not recycled while its seal is being written. Must not:
 //! hold anything back for a seal: a segment without one is only slower to read.
 use std::collections::VecDeque;
 
@@ -63,7 +63,9 @@ impl<B: Buffer> Log<B> {
                 return;
             }
             let indexer = self.sealing.full.pop_front().expect("it was there just now");
-            if self.live.count_in(generation) == 0 {
+            // One that is dead and the oldest is about to be recycled; another may hold outcomes that matter.
+            let oldest = self.segments.used.front().is_some_and(|s| s.generation == generation);
+            if oldest && self.live.count_in(generation) == 0 {
                 continue;
             }
             let (file, bounds) = (segment.file, (segment.end, segment.bytes));
@@ -75,6 +77,15 @@ impl<B: Buffer> Log<B> {
             self.stats.bytes_written += (index.len() + seal.len()) as u64;
             self.intents.push_back(Intent::Seal { file, generation, offset, index, seal });
         }
+    }
+
+    /// Ends the open segment although it is not full, and seals it: before an orderly stop, so that the next
+    /// start need not read it. What is appended afterwards goes to the next segment.
+    pub fn seal_open(&mut self) {
+        self.close_group();
+        self.segments.close();
+        self.sealing.full.extend(self.sealing.open.take());
+        self.seal_durable();
     }
 
     /// The answer to [`Intent::Seal`]. If it failed the segment is as good as before.

@@ -235,6 +235,7 @@ impl Home {
                 }
                 Some(Intent::Seal { file, generation, offset, index, seal }) => {
                     let home = self.clone();
+                    self.writes_in_flight.set(self.writes_in_flight.get() + 1);
                     ring::spawn(async move { home.seal((file, generation), offset, &index, &seal).await });
                 }
                 Some(Intent::Copy { slot }) => {
@@ -292,7 +293,6 @@ impl Home {
     ) {
         let target = self.files.borrow().get(&file).cloned();
         let target = target.expect("a segment is not recycled before its seal is answered");
-        self.writes_in_flight.set(self.writes_in_flight.get() + 1);
         let mut result = Ok(());
         let mut at = u64::from(offset);
         // In pieces, so that commits are not kept waiting.
@@ -313,6 +313,12 @@ impl Home {
             self.fault.raise();
         }
         self.after_completion();
+    }
+
+    /// Seals what is open, at the end of an orderly stop.
+    pub fn seal_open(self: &Rc<Self>) {
+        self.log.borrow_mut().seal_open();
+        self.pump();
     }
 
     /// Another log on the same file system had a failed write. The kernel may have told only that one

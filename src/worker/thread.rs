@@ -336,10 +336,15 @@ impl Worker {
             stream.shutdown();
         }
         let deadline = Instant::now() + limits::DRAIN_OVERTIME / 2;
-        while Instant::now() < deadline && !self.own_homes().all(|h| h.is_quiet()) {
-            tokio::select! {
-                () = self.stop.wait() => return,
-                () = ring::sleep(limits::DRAIN_POLL) => {}
+        for sealed in [false, true] {
+            if sealed {
+                self.own_homes().for_each(Home::seal_open);
+            }
+            while Instant::now() < deadline && !self.own_homes().all(|h| h.is_quiet()) {
+                tokio::select! {
+                    () = self.stop.wait() => return,
+                    () = ring::sleep(limits::DRAIN_POLL) => {}
+                }
             }
         }
     }

@@ -156,6 +156,25 @@ fn neither_seal_nor_index_is_needed() {
     }
 }
 
+#[test]
+fn an_orderly_stop_leaves_nothing_to_be_read_from_end_to_end() {
+    let (mut world, _) = settled();
+    world.log.seal_open();
+    world.quiesce();
+    let disk = world.disk.clone();
+    let used = world.log.stats().segments as usize;
+    assert_eq!(seals(&disk).len(), used, "the open one as well");
+    assert_eq!(recovered_by_index(&disk), recovered(&disk));
+    // A log that was sealed goes on in its next segment.
+    let before = world.messages.values().filter(|m| m.accepted).count();
+    world.accept();
+    world.quiesce();
+    assert_eq!(world.messages.values().filter(|m| m.accepted).count(), before + 1);
+    world.check(&world.disk);
+    world.restart(disk);
+    world.deliver_everything();
+}
+
 /// A sealed segment is not read, and what is damaged in it is found by whoever reads it.
 #[test]
 fn an_index_stands_for_its_segment() {
