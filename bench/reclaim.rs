@@ -49,7 +49,8 @@ fn run(percent: u64) -> Measured {
     let reply = Reply { code: 250, enhanced: None, text: "0123456789ab queued".into() };
     let delivered = [(0, Outcome::Delivered(reply.clone()))];
     let deferred = [(0, Outcome::Deferred { attempts: 1, next: NOW, reply })];
-    let (mut waiting, mut fresh): (VecDeque<(u64, Slot)>, Vec<(u64, Slot)>) = Default::default();
+    let mut waiting: VecDeque<(u64, Slot)> = VecDeque::new();
+    let mut fresh: Vec<(u64, Slot)> = Vec::new();
     let (mut highest, mut sum, mut samples) = (0.0f64, 0.0, 0u64);
     let (mut before, mut started) = (driver.log.stats(), Instant::now());
     for nth in 0..MESSAGES {
