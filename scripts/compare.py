@@ -7,8 +7,12 @@ Each round gives every server a fresh queue in a temporary directory, sends it N
   accepted/s    messages per second the server acknowledged
   delivered/s   messages per second from the first MAIL until the last message was at the sink
   CPU           user and system time of all processes of the server, per message
-  memory        highest sum of PSS of its processes (memory they share counts once)
-  durability    what the server does before it acknowledges, and on which file system
+  memory        highest sum of PSS of its processes (memory they share counts once); RSS in the JSON
+  flushes       commands to the disk below --dir to empty its cache, per 1,000 messages: what of the
+                durability was really in force. Without any, an acknowledged message can be lost with
+                the power. The whole disk is counted, so keep others off it; "-" where the kernel does
+                not say (tmpfs, or a disk without a cache that needs it)
+  durability    what the server is set to do before it acknowledges
 
 A ratio is that of the medians to the first server's, with the lowest and highest ratio of a round.
 Nothing of the system is touched: Postfix runs with a private config_directory and queue_directory.
@@ -64,6 +68,7 @@ class Family:
         self.pid = pid
         self.used = {}
         self.peak = 0
+        self.peak_rss = 0
 
     def members(self):
         parents = {}
@@ -88,14 +93,35 @@ class Family:
         return sum(self.members().values()) / TICK
 
     def sample_memory(self):
-        total = 0
+        total = {"Pss:": 0, "Rss:": 0}
         for pid in self.members():
             try:
                 with open(f"/proc/{pid}/smaps_rollup") as f:
-                    total += sum(int(line.split()[1]) for line in f if line.startswith("Pss:"))
+                    for line in f:
+                        name, amount = line.split()[:2]
+                        if name in total:
+                            total[name] += int(amount)
             except OSError:
                 pass
-        self.peak = max(self.peak, total * 1024)
+        self.peak = max(self.peak, total["Pss:"] * 1024)
+        self.peak_rss = max(self.peak_rss, total["Rss:"] * 1024)
+
+
+def flushes(path):
+    """How often the disk that holds `path` was told to empty its cache; None where that is not known."""
+    device = os.stat(path).st_dev
+    node = os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    if os.path.exists(f"{node}/partition"):
+        node = os.path.dirname(node)
+    try:
+        with open(f"{node}/queue/write_cache") as f:
+            # Nothing is sent to a disk that claims to have no cache, and nothing need be.
+            if f.read().strip() != "write back":
+                return None
+        with open(f"{node}/stat") as f:
+            return int(f.read().split()[15])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 class Server:
@@ -324,7 +350,7 @@ def measure(server, options):
         family = Family(process.pid)
         watcher = threading.Thread(target=lambda: watch(family, done))
         watcher.start()
-        cpu_before, begun = family.cpu_sec(), time.monotonic()
+        cpu_before, flushes_before, begun = family.cpu_sec(), flushes(directory), time.monotonic()
         command = [options.ringpost, "load", "--to", f"127.0.0.1:{port}", "--messages", str(options.messages),
                    "--connections", str(options.connections), "--size", options.size, "--recipients-per-message",
                    str(options.recipients), "--seed", "1", "--json",
@@ -339,6 +365,7 @@ def measure(server, options):
             # The sink has waited for mail that was refused or did not come.
             seconds -= DELIVERY_PATIENCE_SEC
         cpu = family.cpu_sec() - cpu_before
+        flushed = None if flushes_before is None else flushes(directory) - flushes_before
         done.set()
         watcher.join()
         delivered = max(report["unique"], 1)
@@ -347,6 +374,8 @@ def measure(server, options):
             "delivered_per_sec": report["unique"] / seconds,
             "cpu_us_per_delivery": cpu * 1e6 / delivered,
             "peak_pss_mib": family.peak / (1 << 20),
+            "peak_rss_mib": family.peak_rss / (1 << 20),
+            "flushes_per_1000": None if flushed is None else flushed * 1000 / delivered,
             "data_p99_ms": source["latency"]["data"]["p99_us"] / 1000,
             "accepted": source["accepted"],
             "errors": source["errors"],
@@ -384,13 +413,14 @@ FIGURES = [
     ("cpu_us_per_delivery", "CPU per message", "{:,.0f} µs"),
     ("peak_pss_mib", "peak memory", "{:,.0f} MiB"),
     ("data_p99_ms", "DATA p99", "{:,.1f} ms"),
+    ("flushes_per_1000", "disk flushes per 1,000", "{:,.1f}"),
 ]
 
 
 def ratio(runs, base, key):
     """Median ratio to the base with its spread over rounds; runs of one round belong together."""
-    pairs = [run[key] / other[key] for run, other in zip(runs, base) if other[key]]
-    if not pairs:
+    pairs = [run[key] / other[key] for run, other in zip(runs, base) if other[key] and run[key] is not None]
+    if not pairs or not all(run[key] for run in base):
         return None
     middle = statistics.median(run[key] for run in runs) / statistics.median(run[key] for run in base)
     return {"ratio": middle, "least": min(pairs), "most": max(pairs)}
@@ -416,6 +446,9 @@ def markdown(result):
         cells = []
         for key, _, form in FIGURES:
             values = [run[key] for run in server["runs"]]
+            if None in values:
+                cells.append("-")
+                continue
             text = form.format(statistics.median(values))
             cells.append(f"{text} ({form.format(min(values))} to {form.format(max(values))})")
         lines.append(f"| {server['name']} {server['version']} | " + " | ".join(cells) + f" | {server['durability']} |")

@@ -5,7 +5,7 @@
 //! Must not: run anything; it works on reports, which may come from other processes.
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::limits;
 use crate::report::{LoadReport, SinkReport};
@@ -14,7 +14,7 @@ use crate::stamp;
 
 /// What the comparison of a run with its arrivals says. Deliveries are pairs of message and
 /// recipient; with one recipient per message they are messages.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Deliveries the server took responsibility for.
     pub acknowledged: u64,

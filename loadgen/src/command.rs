@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use serde::Serialize;
 
+use crate::check::Verdict;
 use crate::compare::{compare, read_reports};
 use crate::html::page;
 use crate::load::{LoadAction, LoadArgs, run_load, run_search};
+use crate::pair::run_pair;
 use crate::progress::Console;
 use crate::sink::{SinkArgs, run_sink, shipped_models};
 
@@ -20,7 +22,8 @@ use crate::sink::{SinkArgs, run_sink, shipped_models};
 const INTERRUPTED: i32 = 130;
 
 /// `ringpost load`: runs the source and prints its report. The status is a failure when the run
-/// ended early by an error, or nothing was accepted; with `--search`, when no rate kept the bound.
+/// ended early by an error, or nothing was accepted; with `--sink`, when not all of it arrived exactly
+/// once; with `--search`, when no rate kept the bound.
 /// `ringpost load compare` prints a comparison of reports instead.
 pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     if let Some(LoadAction::Compare(args)) = &args.action {
@@ -36,14 +39,19 @@ pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
         print(args.json, &report)?;
         return Ok(if report.best_rate.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let report = run_load(args, &console);
+    let report = match args.sink {
+        Some(listen) => run_pair(args, listen, &console),
+        None => run_load(args, &console),
+    };
     console.finish();
     let report = report?;
     print(args.json, &report)?;
     if let Some(path) = &args.report {
         std::fs::write(path, page(&report)).with_context(|| format!("cannot write to {}", path.display()))?;
     }
-    let is_good = report.failure.is_none() && (report.accepted > 0 || args.messages == Some(0));
+    let has_arrived = report.verdict.as_ref().is_none_or(Verdict::is_exactly_once);
+    let is_good =
+        report.failure.is_none() && (report.accepted > 0 || args.messages == Some(0)) && has_arrived;
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -63,7 +63,7 @@ pub struct Comparison {
 pub fn compare(a: &[LoadReport], b: &[LoadReport]) -> Comparison {
     let mut lines = Vec::new();
     type Figure = fn(&LoadReport) -> Option<f64>;
-    let figures: [(&str, bool, Figure); 12] = [
+    let figures: [(&str, bool, Figure); 14] = [
         ("messages/s", false, |r| Some(r.rate)),
         ("MB/s", false, |r| Some(r.bytes as f64 / 1e6 / r.seconds.max(1e-6))),
         ("whole p50", true, |r| Some(r.latency.whole.p50_us as f64)),
@@ -74,6 +74,8 @@ pub fn compare(a: &[LoadReport], b: &[LoadReport]) -> Comparison {
         ("data p50", true, |r| Some(r.latency.data.p50_us as f64)),
         ("data p99", true, |r| Some(r.latency.data.p99_us as f64)),
         ("connect p50", true, |r| Some(r.latency.connect.p50_us as f64)),
+        ("end to end p50", true, |r| Some(r.latency.end_to_end.p50_us as f64)),
+        ("end to end p99", true, |r| Some(r.latency.end_to_end.p99_us as f64)),
         ("server CPU per message", true, |r| Some(r.process.as_ref()?.cpu_us_per_message)),
         ("server memory (MiB)", false, |r| {
             Some(r.process.as_ref()?.peak_rss_bytes as f64 / f64::from(1 << 20))

@@ -95,6 +95,10 @@ fn header(report: &LoadReport, body: &mut String) {
             format!("{} refused, {} unknown", report.rejected, report.unknown),
         ),
     ];
+    if let (Some(verdict), Some(sink)) = (&report.verdict, &report.sink) {
+        let p99 = format!("end to end p99 {}", in_words(sink.latency.p99_us));
+        tiles.push(("arrived", grouped(verdict.arrived), p99));
+    }
     if let Some(process) = &report.process {
         let memory = process.peak_rss_bytes as f64 / f64::from(1 << 20);
         let cpu = format!("{:.1} µs", process.cpu_us_per_message);
@@ -140,6 +144,15 @@ fn stages(report: &LoadReport, body: &mut String) {
         report.cpu_us_per_message,
         report.busy_share * 100.0
     );
+    if let (Some(verdict), Some(sink)) = (&report.verdict, &report.sink) {
+        let _ = write!(
+            body,
+            "<p class=\"sub\">At the sink {}. It used {:.1} µs of CPU per message and was busy {:.0} % of the time.</p>",
+            escape(&verdict.to_string()),
+            sink.cpu_us_per_message,
+            sink.busy_share * 100.0
+        );
+    }
 }
 
 fn errors(report: &LoadReport, body: &mut String) {

@@ -3,7 +3,8 @@
 //!
 //! In the order a message travels: `load` is the source ([`LoadArgs`], [`run_load`]); it sends what
 //! `message` prepares, made recognisable by a `stamp`. `sink` is the receiver ([`SinkArgs`],
-//! [`Sink`], [`run_sink`]). Both measure into a `report`; `check` compares the two ([`reconcile`]).
+//! [`Sink`], [`run_sink`]). Both measure into a `report`; `check` compares the two ([`reconcile`]),
+//! and `pair` runs them around a server ([`run_pair`]).
 //! `command` is both of them as commands with output and signals. Nothing here is shared with the
 //! server: a parser's mistake common to both ends would cancel itself out.
 mod check;
@@ -17,6 +18,7 @@ mod html;
 pub mod limits;
 mod load;
 mod message;
+mod pair;
 mod pick;
 mod process;
 mod progress;
@@ -39,6 +41,7 @@ pub use html::page;
 pub use load::{
     LoadAction, LoadArgs, RateProfile, SearchReport, SizeMix, TlsMode, Trial, run_load, run_search,
 };
+pub use pair::run_pair;
 pub use process::{ProcessReport, Sample};
 pub use progress::{Console, Progress, Silent, Snapshot};
 pub use report::{LoadReport, Percentiles, RunReport, SinkReport, Stages};

@@ -69,6 +69,9 @@ pub const DNS_BYTES: usize = 1232;
 pub const DNS_CLIENT_WAIT: Duration = Duration::from_secs(2);
 /// Longest sleep of a source thread: how late it notices a stop or a reply that is overdue.
 pub const SOURCE_SLEEP: Duration = Duration::from_millis(100);
+/// How long a source with a sink of its own waits for mail that does not come: a retry after a first
+/// refusal may take some seconds, but a rehearsal of one is no matter of this wait.
+pub const ARRIVAL_WAIT: Duration = Duration::from_secs(10);
 /// Longest sleep of a sink thread: how late it notices a stop.
 pub const SINK_SLEEP: Duration = Duration::from_millis(50);
 /// A message begun later than this after its time was held up: scheduling alone does not do that.
@@ -77,6 +80,8 @@ pub const LATE: Duration = Duration::from_millis(10);
 pub const LATE_SHARE: f64 = 0.01;
 /// Share of the time at which a thread of these tools counts as the bottleneck.
 pub const BUSY_SHARE: f64 = 0.9;
+/// Share of the time without a processor from which on that counts: below it no queue builds up.
+pub const STARVED_SHARE: f64 = 0.1;
 /// Bound on the 99th percentile, and first rate, that a search takes when it is told none.
 pub const SEARCH_BOUND: Duration = Duration::from_millis(100);
 pub const SEARCH_START_RATE: f64 = 100.0;

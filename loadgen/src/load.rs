@@ -27,7 +27,7 @@ use crate::clock::{Clock, wall_us};
 use crate::message::{Stock, Template, least_bytes};
 use crate::process::Watch;
 use crate::progress::{Progress, Snapshot};
-use crate::report::{LoadReport, Stages};
+use crate::report::{LoadReport, Percentiles, Stages};
 use crate::timeline::Timeline;
 use crate::{corpus, limits};
 pub use args::{LoadAction, LoadArgs};
@@ -204,6 +204,7 @@ fn report(args: &LoadArgs, plan: &Plan, shared: &Shared, stats: Stats) -> anyhow
             rcpt: stats.rcpt.percentiles(),
             data: stats.data.percentiles(),
             whole: stats.all_whole().percentiles(),
+            end_to_end: Percentiles::default(),
         },
         errors: stats.errors.iter().map(|(kind, error)| (kind.to_string(), error.count)).collect(),
         error_samples: stats
@@ -216,6 +217,8 @@ fn report(args: &LoadArgs, plan: &Plan, shared: &Shared, stats: Stats) -> anyhow
         unresolved: stats.unresolved.ranges(),
         timeline: shared.timeline().finish(end_us)?,
         process: None,
+        sink: None,
+        verdict: None,
         warnings: Vec::new(),
     };
     report.warnings = report.doubts();

@@ -9,6 +9,7 @@ use std::fmt;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::check::Verdict;
 use crate::limits;
 use crate::process::ProcessReport;
 use crate::slots::Ranges;
@@ -41,6 +42,7 @@ impl Latency {
         Percentiles {
             count: self.0.len(),
             mean_us: self.0.mean(),
+            min_us: self.0.min(),
             p50_us: self.0.value_at_quantile(0.5),
             p90_us: self.0.value_at_quantile(0.9),
             p99_us: self.0.value_at_quantile(0.99),
@@ -55,6 +57,8 @@ impl Latency {
 pub struct Percentiles {
     pub count: u64,
     pub mean_us: f64,
+    #[serde(default)]
+    pub min_us: u64,
     pub p50_us: u64,
     pub p90_us: u64,
     pub p99_us: u64,
@@ -97,12 +101,15 @@ pub struct Stages {
     pub data: Percentiles,
     /// From MAIL (at a fixed rate: from the intended time) to the final reply, of accepted messages.
     pub whole: Percentiles,
+    /// From the same time to the end of data at the source's own sink (`--sink`).
+    #[serde(default)]
+    pub end_to_end: Percentiles,
 }
 
 impl Stages {
     /// Each stage with its name; those that did not occur are left out.
     pub fn named(&self) -> Vec<(&'static str, Percentiles)> {
-        let Stages { connect, tls, mail, rcpt, data, whole } = *self;
+        let Stages { connect, tls, mail, rcpt, data, whole, end_to_end } = *self;
         let all = [
             ("connect", connect),
             ("tls", tls),
@@ -110,6 +117,7 @@ impl Stages {
             ("rcpt", rcpt),
             ("data", data),
             ("whole", whole),
+            ("end to end", end_to_end),
         ];
         all.into_iter().filter(|(_, stage)| stage.count > 0).collect()
     }
@@ -170,6 +178,9 @@ pub struct LoadReport {
     pub timeline: Vec<Point>,
     /// The measured server, with `--measure-pid`.
     pub process: Option<ProcessReport>,
+    /// What the source's own sink received, with `--sink`, and what that says of the server.
+    pub sink: Option<SinkReport>,
+    pub verdict: Option<Verdict>,
     /// Why these figures may not be the server's.
     pub warnings: Vec<String>,
 }
@@ -188,19 +199,26 @@ impl LoadReport {
                 percent(self.starved_share)
             ));
         }
-        if self.busy_share > limits::BUSY_SHARE {
-            doubts.push(format!(
-                "the source was the bottleneck: a thread of it was busy {:.0} % of the time (--threads)",
-                percent(self.busy_share)
-            ));
-        } else if self.busy_share + self.starved_share > limits::BUSY_SHARE && self.starved_share > 0.1 {
-            doubts.push(format!(
-                "the source waited for a processor {:.0} % of the time: other processes slowed it",
-                percent(self.starved_share)
-            ));
-        }
+        doubts.extend(bottleneck("source", self.busy_share, self.starved_share));
         doubts
     }
+}
+
+/// Says so where this side was too busy, or had too little of the processors, to keep up.
+fn bottleneck(side: &str, busy_share: f64, starved_share: f64) -> Option<String> {
+    if busy_share > limits::BUSY_SHARE {
+        return Some(format!(
+            "the {side} was the bottleneck: a thread of it was busy {:.0} % of the time (--threads)",
+            busy_share * 100.0
+        ));
+    }
+    let is_starved = busy_share + starved_share > limits::BUSY_SHARE && starved_share > limits::STARVED_SHARE;
+    is_starved.then(|| {
+        format!(
+            "the {side} waited for a processor {:.0} % of the time: other processes slowed it",
+            starved_share * 100.0
+        )
+    })
 }
 
 impl fmt::Display for LoadReport {
@@ -221,14 +239,14 @@ impl fmt::Display for LoadReport {
         )?;
         writeln!(
             f,
-            "{:8} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "{:10} {:>10} {:>10} {:>10} {:>10} {:>10}",
             "latency", "p50", "p90", "p99", "p99.9", "max"
         )?;
         for (name, stage) in self.latency.named() {
-            writeln!(f, "{name:8} {stage}")?;
+            writeln!(f, "{name:10} {stage}")?;
         }
         if self.late.count > 0 {
-            writeln!(f, "{:8} {}", "late", self.late)?;
+            writeln!(f, "{:10} {}", "late", self.late)?;
         }
         if let Some(process) = &self.process {
             writeln!(
@@ -237,6 +255,9 @@ impl fmt::Display for LoadReport {
                 process.cpu_us_per_message,
                 process.peak_rss_bytes as f64 / f64::from(1 << 20)
             )?;
+        }
+        if let Some(verdict) = &self.verdict {
+            writeln!(f, "sink: {verdict}")?;
         }
         for (kind, count) in &self.errors {
             let sample = self.error_samples.get(kind).map_or("", String::as_str);
@@ -254,6 +275,7 @@ impl fmt::Display for LoadReport {
 
 /// What the sink reports.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SinkReport {
     pub listening: Vec<String>,
     /// Messages taken, whatever they were.
@@ -278,20 +300,39 @@ pub struct SinkReport {
     pub rate: f64,
     /// CPU of the sink's threads, user and system, for each message.
     pub cpu_us_per_message: f64,
+    /// CPU of the busiest thread between the first message and the last, over that time.
+    pub busy_share: f64,
+    /// Time a thread had mail to take and no processor, at most, over the same time.
+    pub starved_share: f64,
     /// From the time in the stamp to the end of data here. Both clocks are wall clocks.
     pub latency: Percentiles,
     /// What arrived of each run.
     pub runs: Vec<RunReport>,
+    /// Why these figures may not be the server's.
+    pub warnings: Vec<String>,
+}
+
+impl SinkReport {
+    /// What speaks against taking the figures for the server's.
+    pub fn doubts(&self) -> Vec<String> {
+        bottleneck("sink", self.busy_share, self.starved_share).into_iter().collect()
+    }
 }
 
 /// What a sink has seen of one run of the load source.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunReport {
     /// Identity of the run, as it stands in message names.
     pub run: String,
     pub recipients_per_message: u32,
     /// Delivery slots (number × recipients per message + recipient) that arrived, as often as it be.
     pub arrived: Ranges,
+    /// Deliveries that arrived behind one of a message sent after theirs (RFC 4737 §3). Several
+    /// connections side by side keep no order.
+    pub reordered: u64,
+    /// By how many message numbers at most.
+    pub overtaken_by_most: u64,
     pub duplicates: u64,
     /// Some of the deliveries that arrived more than once.
     pub duplicate_examples: Vec<String>,
@@ -321,7 +362,21 @@ impl fmt::Display for SinkReport {
             "{:10} {:>10} {:>10} {:>10} {:>10} {:>10}",
             "latency", "p50", "p90", "p99", "p99.9", "max"
         )?;
-        writeln!(f, "end to end {}", self.latency)
+        writeln!(f, "end to end {}", self.latency)?;
+        for run in self.runs.iter().filter(|run| run.reordered > 0) {
+            writeln!(
+                f,
+                "order: {} of {} deliveries of run {} were overtaken, by {} messages at most",
+                run.reordered,
+                run.arrived.len(),
+                run.run,
+                run.overtaken_by_most
+            )?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        Ok(())
     }
 }
 
@@ -337,11 +392,32 @@ mod tests {
         latency.merge(&rest);
         let p = latency.percentiles();
         assert_eq!(
-            (p.count, p.p50_us, p.p90_us, p.p99_us, p.p999_us, p.max_us),
-            (1000, 500, 900, 990, 999, 1000)
+            (p.count, p.min_us, p.p50_us, p.p90_us, p.p99_us, p.p999_us, p.max_us),
+            (1000, 1, 500, 900, 990, 999, 1000)
         );
         latency.record(u64::MAX);
         assert!(latency.percentiles().max_us >= HIGHEST_US);
+    }
+
+    #[test]
+    fn both_sides_say_when_they_are_the_bottleneck() {
+        // Busy and starved shares, and what the doubt is about.
+        for (busy_share, starved_share, want) in [
+            (0.5, 0.0, None),
+            (0.5, 0.3, None),
+            (0.95, 0.0, Some("was the bottleneck")),
+            (0.6, 0.35, Some("waited for a processor")),
+            // Starved a little, and otherwise idle: that slows nobody.
+            (0.2, 0.15, None),
+        ] {
+            let load = LoadReport { busy_share, starved_share, ..LoadReport::default() }.doubts();
+            let sink = SinkReport { busy_share, starved_share, ..SinkReport::default() }.doubts();
+            for (side, doubts) in [("source", load), ("sink", sink)] {
+                let text = doubts.join(" ");
+                assert_eq!(doubts.is_empty(), want.is_none(), "{side} {busy_share} {starved_share}");
+                assert!(want.is_none_or(|want| text.contains(want) && text.contains(side)), "{text}");
+            }
+        }
     }
 
     #[test]

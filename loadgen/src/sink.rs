@@ -31,12 +31,13 @@ use rustls::{ServerConfig, ServerConnection};
 
 use crate::limits;
 use crate::progress::{Progress, Snapshot};
-use crate::report::{Latency, SinkReport};
+use crate::report::SinkReport;
 pub use args::SinkArgs;
 use ledger::{Counts, Ledger};
 use model::{Certificate, Described, Model};
 pub use model::{TlsVariant, shipped as shipped_models};
 use session::Features;
+use worker::Measured;
 use world::{Receiver, World};
 
 /// What a running sink has counted so far; the fields mean what [`SinkReport`] says.
@@ -248,7 +249,7 @@ pub struct SinkHandle {
     addrs: Vec<SocketAddr>,
     dns_addr: Option<SocketAddr>,
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<anyhow::Result<Latency>>>,
+    threads: Vec<JoinHandle<anyhow::Result<Measured>>>,
 }
 
 impl SinkHandle {
@@ -278,10 +279,12 @@ impl SinkHandle {
     /// Stops taking mail, closes what is open, and reports.
     pub fn stop(mut self) -> anyhow::Result<SinkReport> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let mut latency = Latency::default();
+        let mut all = Measured::default();
         for thread in self.threads.drain(..) {
-            let measured = thread.join().map_err(|_| anyhow::anyhow!("a sink thread panicked"))?;
-            latency.merge(&measured?);
+            let one = thread.join().map_err(|_| anyhow::anyhow!("a sink thread panicked"))??;
+            all.latency.merge(&one.latency);
+            all.busy_share = all.busy_share.max(one.busy_share);
+            all.starved_share = all.starved_share.max(one.starved_share);
         }
         let SinkCounters {
             messages,
@@ -297,7 +300,7 @@ impl SinkHandle {
         } = self.shared.counters();
         let first_us = self.shared.first_us.load(Ordering::Relaxed);
         let seconds = (self.shared.last_us.load(Ordering::Relaxed) - first_us) as f64 / 1e6;
-        Ok(SinkReport {
+        let mut report = SinkReport {
             listening: self.addrs.iter().map(SocketAddr::to_string).collect(),
             messages,
             unique,
@@ -310,9 +313,14 @@ impl SinkHandle {
             seconds,
             rate: messages.saturating_sub(1) as f64 / seconds.max(1e-6),
             cpu_us_per_message: cpu.as_secs_f64() * 1e6 / messages.max(1) as f64,
-            latency: latency.percentiles(),
+            busy_share: all.busy_share,
+            starved_share: all.starved_share,
+            latency: all.latency.percentiles(),
             runs: self.shared.ledger().runs(),
-        })
+            warnings: Vec::new(),
+        };
+        report.warnings = report.doubts();
+        Ok(report)
     }
 }
 

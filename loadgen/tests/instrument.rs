@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use ringpost_loadgen::{
-    LoadArgs, LoadReport, RateProfile, Silent, Sink, SinkArgs, SinkReport, TlsMode, TlsVariant, run_load,
-    verify_exactly_once,
+    LoadArgs, LoadReport, RateProfile, SearchReport, Silent, Sink, SinkArgs, SinkReport, TlsMode, TlsVariant,
+    Trial, run_load, run_search, verify_exactly_once,
 };
 
 const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -61,17 +61,24 @@ fn wait_until(due: Instant) {
 
 #[test]
 fn a_known_latency_is_measured() {
-    let addr = server(|_| wait_until(Instant::now() + Duration::from_millis(10)));
-    let mut args = LoadArgs::new(addr, 200);
-    (args.connections, args.no_pipelining) = (1, true);
+    const INJECTED_US: f64 = 10_000.0;
+    let addr = server(|_| wait_until(Instant::now() + Duration::from_secs_f64(INJECTED_US / 1e6)));
+    let is_exact = |us: u64| (INJECTED_US..=INJECTED_US * 1.01).contains(&(us as f64));
+    let mut args = LoadArgs::new(addr, 400);
+    (args.connections, args.no_pipelining, args.size) = (1, true, 600);
     let report = run_load(&args, &Silent).unwrap();
-    let p50_ms = report.latency.data.p50_us as f64 / 1e3;
-    println!("{p50_ms} ms of 10 ms");
-    assert_eq!((report.accepted, report.latency.data.count), (200, 200));
-    // Alone on a machine it is within 1 %; other work on it must not fail this.
-    assert!((10.0..10.5).contains(&p50_ms), "{p50_ms} ms");
+    assert_eq!((report.accepted, report.latency.data.count), (400, 400));
+    let (least_us, p50_us) = (report.latency.data.min_us, report.latency.data.p50_us);
+    println!("{INJECTED_US} µs injected; measured {least_us} µs at least, {p50_us} µs in the median");
+    // Other work on the machine delays a reply and never hastens one: what the instrument adds shows in
+    // the quickest. On a quiet machine, as `scripts/instrument.sh` demands, it is no other in the median.
+    assert!(is_exact(least_us), "{report}");
+    assert!(p50_us as f64 >= INJECTED_US, "{report}");
+    if std::env::var_os("RINGPOST_TEST_QUIET").is_some() {
+        assert!(is_exact(p50_us), "{report}");
+    }
     // The rest of the dialogue waits for nothing.
-    assert!(report.latency.mail.p50_us < 2_000, "{}", report.latency.mail.p50_us);
+    assert!(report.latency.mail.min_us < 1_000, "{report}");
 }
 
 /// Answers at once, but for one second of silence from one second after the first message on.
@@ -105,6 +112,172 @@ fn a_stall_is_not_omitted() {
     assert!(open.latency.whole.p50_us < 500_000, "{open}");
     assert_eq!(open.rate_held, Some(false));
     assert!(open.warnings.iter().any(|warning| warning.contains("could not be held")), "{open}");
+}
+
+/// What a server was sent as one message: MAIL, each RCPT, the content.
+type Sent = Vec<String>;
+
+/// A server that takes everything and remembers it.
+fn recording_server() -> (SocketAddr, Arc<Mutex<Vec<Sent>>>) {
+    let listener = TcpListener::bind(ANYWHERE).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let record = Arc::new(Mutex::new(Vec::new()));
+    let taken = record.clone();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let (mut socket, taken) = (socket.unwrap(), taken.clone());
+            std::thread::spawn(move || {
+                socket.write_all(b"220 server\r\n").ok()?;
+                let (mut in_data, mut sent) = (false, Sent::new());
+                for line in BufReader::new(socket.try_clone().ok()?).lines() {
+                    let line = line.ok()?;
+                    let reply = match (in_data, line.as_str()) {
+                        (true, ".") => {
+                            taken.lock().unwrap().push(std::mem::take(&mut sent));
+                            "250 taken\r\n"
+                        }
+                        (true, _) => {
+                            sent.push(line);
+                            continue;
+                        }
+                        (false, "DATA") => "354 go\r\n",
+                        (false, text) if text.starts_with("EHLO") => "250-server\r\n250 SIZE\r\n",
+                        (false, "QUIT") => "221 bye\r\n",
+                        (false, _) => {
+                            sent.extend((!line.starts_with("RSET")).then_some(line));
+                            "250 ok\r\n"
+                        }
+                    };
+                    in_data = reply.starts_with("354");
+                    socket.write_all(reply.as_bytes()).ok()?;
+                }
+                Some(())
+            });
+        }
+    });
+    (addr, record)
+}
+
+/// The messages of a run, but for what tells runs apart: their identity and the date. The time of each
+/// is told from the first one's.
+fn recorded(change: impl Fn(&mut LoadArgs)) -> Vec<(u64, u64, Sent)> {
+    let (addr, record) = recording_server();
+    let mut args = LoadArgs::new(addr, 120);
+    args.connections = 6;
+    change(&mut args);
+    let report = run_load(&args, &Silent).unwrap();
+    assert_eq!(report.accepted, 120, "{report}");
+    let mut messages = Vec::new();
+    for mut sent in std::mem::take(&mut *record.lock().unwrap()) {
+        let at = sent.iter().position(|line| line.starts_with("X-Ringpost-Load: ")).unwrap();
+        let stamp = sent.remove(at);
+        let words: Vec<&str> = stamp.split(' ').collect();
+        let number: u64 = words[1].split('-').next_back().unwrap().parse().unwrap();
+        let sent_us: u64 = words[2].parse().unwrap();
+        sent.retain(|line| !line.starts_with("Date: "));
+        sent.iter_mut().for_each(|line| *line = line.replace(&report.run, "RUN"));
+        messages.push((number, sent_us, sent));
+    }
+    messages.sort();
+    let first_us = messages[0].1;
+    let is_open = args.rate.is_some();
+    messages.iter_mut().for_each(|m| m.1 = if is_open { m.1.wrapping_sub(first_us) } else { 0 });
+    messages
+}
+
+#[test]
+fn a_seed_repeats_a_run() {
+    type Change = fn(&mut LoadArgs);
+    let table: [(&str, Change); 3] = [
+        ("closed loop", |args| {
+            args.sizes = Some("lognormal:3KiB,1.0".parse().unwrap());
+            (args.domains, args.zipf, args.mailboxes) = (Some(500), Some(1.1), Some(30));
+            args.recipients_per_message = 2;
+        }),
+        ("open loop", |args| {
+            args.sizes = Some("uniform:1KiB-9KiB".parse().unwrap());
+            (args.domains, args.rate) = (Some(500), Some("200..2000/s@500ms".parse().unwrap()));
+        }),
+        ("steps", |args| args.rate = Some("300/s@100ms,3000/s@1s".parse().unwrap())),
+    ];
+    for (name, change) in table {
+        println!("{name}");
+        let with = |seed: u64, threads: u16| {
+            recorded(|args| {
+                change(args);
+                (args.seed, args.threads) = (Some(seed), threads);
+            })
+        };
+        let once = with(7, 1);
+        assert!(once == with(7, 1), "{name}: the same seed sends something else");
+        assert!(once == with(7, 3), "{name}: three threads send something else");
+        assert!(once != with(8, 1), "{name}: another seed sends the same");
+    }
+}
+
+#[test]
+fn a_search_finds_what_a_receiver_takes() {
+    // 300 messages/s are taken from each client, and what is more is put off, which fails a trial.
+    let text = "[[receiver]]\nmessages_per_second = 300.0\nburst = 20\n";
+    let sink = modelled("search", text, |args| args.hosts_from = "127.4.0.1".parse().unwrap());
+    let mut args = LoadArgs::new(sink.addrs()[1], 0);
+    (args.messages, args.connections, args.tolerate_errors) = (None, 20, true);
+    // Any delay is good enough: the machine's other work must not decide.
+    args.search = Some(Duration::from_secs(30));
+    args.search_trial = Duration::from_millis(700);
+    args.rate = Some(RateProfile::fixed(40.0));
+    // A machine busy with other things fails rates because of messages begun late: then another search.
+    let is_telling =
+        |report: &SearchReport| report.trials.iter().any(|trial| trial.reason.contains("refused"));
+    let mut searches = (0..5).map(|_| run_search(&args, &Silent).unwrap());
+    let report = searches.find(is_telling).expect("a search that reaches the limit");
+    let rates = |is_wanted: &dyn Fn(&Trial) -> bool| -> Vec<f64> {
+        report.trials.iter().filter(|trial| is_wanted(trial)).map(|trial| trial.rate).collect()
+    };
+    // The highest rate that was good is below the most that the model takes over a trial, and every rate
+    // that failed for it is above what it takes in the long run, but for the chance of arrivals.
+    let best = rates(&|trial| trial.is_good).into_iter().fold(0.0, f64::max);
+    assert_eq!(report.best_rate, (best > 0.0).then_some(best));
+    assert!(best < 400.0, "{report}");
+    let refused = rates(&|trial| trial.reason.contains("refused"));
+    assert!(refused.iter().all(|rate| *rate > 200.0), "{report}");
+}
+
+/// The standard log is read by the Python port of HdrHistogram, which knows nothing of this one.
+#[test]
+fn another_tool_reads_the_hdr_log() {
+    let python = std::env::var("RINGPOST_TEST_PYTHON").unwrap_or("python3".into());
+    let has_hdrh = Command::new(&python).args(["-c", "import hdrh"]).output();
+    if !has_hdrh.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no hdrh (pip install hdrhistogram) for {python}");
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("ringpost-hdr-log-{}", std::process::id()));
+    let mut args = LoadArgs::new(server(|_| ()), 400);
+    (args.connections, args.interval, args.hdr) = (4, Duration::from_millis(100), Some(path.clone()));
+    args.rate = Some(RateProfile::fixed(1000.0));
+    let report = run_load(&args, &Silent).unwrap();
+    let script = "import sys\n\
+        from hdrh.histogram import HdrHistogram\n\
+        from hdrh.log import HistogramLogReader\n\
+        whole, intervals = HdrHistogram(1, 3600000000, 3), 0\n\
+        reader = HistogramLogReader(sys.argv[1], HdrHistogram(1, 3600000000, 3))\n\
+        while True:\n\
+        \x20   one = reader.get_next_interval_histogram()\n\
+        \x20   if one is None: break\n\
+        \x20   whole.add(one); intervals += 1\n\
+        print(whole.get_total_count(), intervals, whole.get_value_at_percentile(50), whole.get_max_value())";
+    let output = Command::new(&python).args(["-c", script]).arg(&path).output().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let numbers: Vec<u64> = text.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let [count, intervals, p50_us, max_us] = numbers[..] else { panic!("{text} {errors}") };
+    let whole = report.latency.whole;
+    assert_eq!((count, max_us), (400, whole.max_us), "{text} {errors}");
+    assert!(intervals >= 3, "{text}");
+    // Both may name either end of the bucket that holds the median.
+    assert!(p50_us.abs_diff(whole.p50_us) <= whole.p50_us / 500 + 1, "{p50_us} {}", whole.p50_us);
 }
 
 #[test]

@@ -67,7 +67,8 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N/s", env = "RINGPOST_LOAD_RATE")]
     pub rate: Option<RateProfile>,
     /// Find the highest rate at which 99 % of the messages are done within this time, from --rate on
-    #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_SEARCH", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_SEARCH", value_parser = parse_duration,
+        conflicts_with_all = ["messages", "duration", "sink", "hdr", "report"])]
     pub search: Option<Duration>,
     /// How long each rate is tried with --search
     #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_SEARCH_TRIAL", default_value = "5s",
@@ -123,6 +124,10 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N", env = "RINGPOST_LOAD_THREADS", default_value_t = 1,
         value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: u16,
+    /// Receive at this address what the server delivers, wait for it, and report end to end latency and
+    /// whether all of it arrived exactly once
+    #[arg(long, value_name = "ADDR:PORT", env = "RINGPOST_LOAD_SINK")]
+    pub sink: Option<SocketAddr>,
     /// Append the name of each accepted delivery to this file as soon as it is acknowledged
     #[arg(long, value_name = "FILE", env = "RINGPOST_LOAD_ACK_LOG")]
     pub ack_log: Option<PathBuf>,
@@ -182,6 +187,7 @@ impl LoadArgs {
             json: false,
             seed: None,
             threads: 1,
+            sink: None,
             ack_log: None,
             tolerate_errors: false,
             reply_timeout: Duration::from_secs(60),

@@ -2,8 +2,9 @@
 //!
 //! Owns: the plan of a run ([`Plan`]), what its threads share ([`Shared`]), and each thread's
 //! [`Supply`] of messages. Promises: numbers are given out once, without gaps; at a fixed rate the
-//! times are those of a Poisson process drawn from the seed, whatever the server does; a message
-//! that certainly was not accepted is given out again under its number. Must not: send.
+//! number and time of each message come from a Poisson process drawn from the seed, whatever the server
+//! does and however many threads send; a message that certainly was not accepted is given out again
+//! under its number. Must not: send.
 use std::fs::File;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -214,15 +215,34 @@ pub enum Next {
 pub struct Supply {
     shared: Arc<Shared>,
     returned: Vec<Message>,
-    arrivals: Option<Arrivals>,
+    schedule: Option<Schedule>,
+}
+
+/// A thread's part of the arrivals at a fixed rate: every `stride`th message.
+struct Schedule {
+    arrivals: Arrivals,
+    /// Number of the next message.
+    number: u64,
+    stride: u64,
+}
+
+impl Schedule {
+    /// Goes on by `messages` of all threads.
+    fn advance(&mut self, messages: u64) {
+        self.number += messages;
+        (0..messages).for_each(|_| self.arrivals.advance());
+    }
 }
 
 impl Supply {
     pub fn new(index: usize, plan: &Plan, shared: Arc<Shared>) -> Supply {
-        let share = 1.0 / f64::from(plan.threads);
-        let seed = plan.seed.wrapping_add(index as u64);
-        let arrivals = plan.rate.as_ref().map(|rate| Arrivals::new(rate, share, plan.duration, seed));
-        Supply { shared, returned: Vec::new(), arrivals }
+        let schedule = plan.rate.as_ref().map(|rate| {
+            let arrivals = Arrivals::new(rate, plan.duration, plan.seed);
+            let mut schedule = Schedule { arrivals, number: 0, stride: u64::from(plan.threads) };
+            schedule.advance(index as u64);
+            schedule
+        });
+        Supply { shared, returned: Vec::new(), schedule }
     }
     /// The next message at run time `now_us`.
     pub fn next(&mut self, now_us: u64) -> Next {
@@ -235,15 +255,16 @@ impl Supply {
         if let Some(due_us) = self.wait_until(now_us) {
             return Next::Later(due_us);
         }
+        if let Some(schedule) = &mut self.schedule {
+            let message = Message { number: schedule.number, intended_us: Some(schedule.arrivals.next_us()) };
+            schedule.advance(schedule.stride);
+            return Next::Message(message);
+        }
         let number = self.shared.next_number.fetch_add(1, Ordering::Relaxed);
         if number >= self.shared.end_number {
             return Next::Done;
         }
-        let intended_us = self.due_us();
-        if let Some(arrivals) = &mut self.arrivals {
-            arrivals.advance();
-        }
-        Next::Message(Message { number, intended_us })
+        Next::Message(Message { number, intended_us: None })
     }
     /// Nothing will be given out any more, unless a message is given back.
     pub fn is_done(&self, now_us: u64) -> bool {
@@ -253,7 +274,11 @@ impl Supply {
         // Arrivals that were due before the deadline belong to the run even when they are late. A
         // message given back does not: a server that stays away would hold the run for ever.
         let begins_us = self.due_us().unwrap_or(now_us);
-        let is_exhausted = self.shared.next_number.load(Ordering::Relaxed) >= self.shared.end_number;
+        let next = match &self.schedule {
+            Some(schedule) => schedule.number,
+            None => self.shared.next_number.load(Ordering::Relaxed),
+        };
+        let is_exhausted = next >= self.shared.end_number;
         let has_returned = !self.returned.is_empty() && now_us < self.shared.deadline_us;
         !has_returned && (is_exhausted || begins_us >= self.shared.deadline_us)
     }
@@ -262,7 +287,7 @@ impl Supply {
         self.due_us().filter(|&due_us| due_us > now_us && self.returned.is_empty() && !self.is_done(now_us))
     }
     fn due_us(&self) -> Option<u64> {
-        self.arrivals.as_ref().map(Arrivals::next_us)
+        self.schedule.as_ref().map(|schedule| schedule.arrivals.next_us())
     }
     /// Takes back a message that the server certainly has not accepted.
     pub fn give_back(&mut self, message: Message) {
@@ -289,6 +314,34 @@ mod tests {
         let timeline = Timeline::new(Duration::from_secs(1), None, 0).unwrap();
         let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None, timeline));
         Supply::new(0, &plan(&args, 1), shared)
+    }
+
+    #[test]
+    fn a_schedule_does_not_depend_on_the_number_of_threads() {
+        let mut args = LoadArgs::new("127.0.0.1:25".parse().unwrap(), 1000);
+        args.rate = Some("500..5000/s@100ms,2000/s@1s".parse().unwrap());
+        let all = |threads: u16| {
+            let timeline = Timeline::new(Duration::from_secs(1), None, 0).unwrap();
+            let shared = Arc::new(Shared::new(&args, threads, Clock::start(), None, timeline));
+            let mut messages = Vec::new();
+            for index in 0..usize::from(threads) {
+                let mut supply = Supply::new(index, &plan(&args, threads), shared.clone());
+                while let Next::Message(message) = supply.next(u64::MAX - 1) {
+                    messages.push((message.number, message.intended_us));
+                }
+            }
+            messages.sort();
+            messages
+        };
+        let alone = all(1);
+        assert_eq!(
+            alone.iter().map(|(number, _)| *number).collect::<Vec<_>>(),
+            (0..1000).collect::<Vec<_>>()
+        );
+        assert!(alone.is_sorted_by_key(|(_, intended_us)| *intended_us));
+        for threads in [2, 3, 7] {
+            assert_eq!(all(threads), alone, "{threads} threads");
+        }
     }
 
     #[test]

@@ -43,16 +43,16 @@ impl RateProfile {
     pub fn lasts(&self) -> Option<Duration> {
         self.0.iter().map(|piece| piece.lasts).sum()
     }
-    /// Every piece with its time, at `share` of the rate, in a run of `duration`. A piece without a
-    /// time shares what the others leave; the last one goes on for as long as the run does.
-    fn timed(&self, share: f64, duration: Option<Duration>) -> Vec<Timed> {
+    /// Every piece with its time, in a run of `duration`. A piece without a time shares what the others
+    /// leave; the last one goes on for as long as the run does.
+    fn timed(&self, duration: Option<Duration>) -> Vec<Timed> {
         let fixed: f64 = self.0.iter().filter_map(|piece| piece.lasts).map(|d| d.as_secs_f64()).sum();
         let open = self.0.iter().filter(|piece| piece.lasts.is_none()).count();
         let left = duration.map_or(f64::INFINITY, |d| (d.as_secs_f64() - fixed).max(0.0));
         let each = left / open.max(1) as f64;
         let timed = |piece: &Piece| Timed {
-            from: piece.from * share,
-            to: piece.to * share,
+            from: piece.from,
+            to: piece.to,
             seconds: piece.lasts.map_or(each, |d| d.as_secs_f64()),
         };
         self.0.iter().map(timed).collect()
@@ -129,9 +129,9 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// The first arrival of `share` of `profile` in a run of `duration`.
-    pub fn new(profile: &RateProfile, share: f64, duration: Option<Duration>, seed: u64) -> Arrivals {
-        let pieces = profile.timed(share, duration);
+    /// The first arrival of `profile` in a run of `duration`.
+    pub fn new(profile: &RateProfile, duration: Option<Duration>, seed: u64) -> Arrivals {
+        let pieces = profile.timed(duration);
         let mut arrivals =
             Arrivals { rng: Rng::new(seed), pieces, piece: 0, begins: 0.0, count: 0.0, next: 0.0 };
         arrivals.advance();
@@ -171,7 +171,7 @@ mod tests {
 
     fn times(text: &str, duration_sec: Option<u64>, until: f64) -> Vec<f64> {
         let profile: RateProfile = text.parse().unwrap();
-        let mut arrivals = Arrivals::new(&profile, 1.0, duration_sec.map(Duration::from_secs), 7);
+        let mut arrivals = Arrivals::new(&profile, duration_sec.map(Duration::from_secs), 7);
         let mut times = Vec::new();
         while arrivals.next < until {
             times.push(arrivals.next);

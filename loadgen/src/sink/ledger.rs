@@ -1,7 +1,8 @@
 //! What has arrived, each delivery once.
 //!
-//! Owns: a bitmap per run of the load source, and the counts. Promises: memory is one bit per
-//! delivery slot and bounded, whatever stamps claim. Must not: know connections.
+//! Owns: a bitmap per run of the load source, the counts, and how far mail was overtaken (in the sense
+//! of RFC 4737 §3). Promises: memory is one bit per delivery slot and bounded, whatever stamps claim.
+//! Must not: know connections.
 use crate::limits;
 use crate::report::RunReport;
 use crate::sink::content::Summary;
@@ -23,10 +24,24 @@ struct Run {
     id: u32,
     recipients: u32,
     arrived: SlotSet,
+    /// Highest message number that has arrived.
+    highest: u64,
+    reordered: u64,
+    overtaken_by_most: u64,
     duplicates: u64,
     duplicate_examples: Vec<String>,
     corrupt: u64,
     corrupt_examples: Vec<String>,
+}
+
+impl Run {
+    /// Takes note of where in the order message `number` has arrived.
+    fn place(&mut self, number: u64) {
+        let behind = self.highest.saturating_sub(number);
+        self.highest = self.highest.max(number);
+        self.reordered += u64::from(behind > 0);
+        self.overtaken_by_most = self.overtaken_by_most.max(behind);
+    }
 }
 
 /// The account of one sink.
@@ -67,6 +82,7 @@ impl Ledger {
             }
             if run.arrived.insert(stamp.number * u64::from(stamp.recipients) + u64::from(recipient)) {
                 self.counts.unique += 1;
+                run.place(stamp.number);
             } else {
                 self.counts.duplicates += 1;
                 run.duplicates += 1;
@@ -91,6 +107,9 @@ impl Ledger {
             id: stamp.run,
             recipients: stamp.recipients,
             arrived: SlotSet::default(),
+            highest: 0,
+            reordered: 0,
+            overtaken_by_most: 0,
             duplicates: 0,
             duplicate_examples: Vec::new(),
             corrupt: 0,
@@ -103,6 +122,8 @@ impl Ledger {
             run: format!("{:08x}", run.id),
             recipients_per_message: run.recipients,
             arrived: run.arrived.ranges(),
+            reordered: run.reordered,
+            overtaken_by_most: run.overtaken_by_most,
             duplicates: run.duplicates,
             duplicate_examples: run.duplicate_examples.clone(),
             corrupt: run.corrupt,
@@ -147,6 +168,29 @@ mod tests {
         assert_eq!(runs[1].arrived.0, [(0, 0)]);
         let want = "00000001-000000000004/0\n00000001-000000000004/1\n00000001-000000000004/0\n00000002-000000000000\n";
         assert_eq!(String::from_utf8(log).unwrap(), want);
+    }
+
+    #[test]
+    fn order_is_accounted_for() {
+        // Message numbers as they arrive, how many were overtaken, and how far at most.
+        for (numbers, reordered, most) in [
+            (&[0, 1, 2, 3, 4][..], 0, 0),
+            (&[0, 2, 1, 3, 4], 1, 1),
+            (&[4, 0, 1, 2, 3], 4, 4),
+            // A duplicate that comes late says nothing about order.
+            (&[0, 1, 2, 3, 0], 0, 0),
+            (&[0, 5, 9, 7, 8, 10], 2, 2),
+        ] {
+            let mut ledger = Ledger::default();
+            numbers.iter().for_each(|&number| ledger.enter(&summary(1, number, 1), &[None], None));
+            let run = &ledger.runs()[0];
+            assert_eq!((run.reordered, run.overtaken_by_most), (reordered, most), "{numbers:?}");
+        }
+        // Recipients of one message have no order among them.
+        let mut ledger = Ledger::default();
+        ledger.enter(&summary(1, 0, 2), &[Some(1)], None);
+        ledger.enter(&summary(1, 0, 2), &[Some(0)], None);
+        assert_eq!(ledger.runs()[0].reordered, 0);
     }
 
     #[test]

@@ -71,9 +71,29 @@ pub struct Worker {
     pauses: BinaryHeap<Reverse<(u64, usize, u64)>>,
     serial: u64,
     desk: Desk,
+    /// Readings at the first mail this thread took, and the latest while mail came.
+    busy: Option<(Reading, Reading)>,
     buffer: Vec<u8>,
     plain: Vec<u8>,
     replies: Vec<u8>,
+}
+
+/// What a thread had used at one time.
+#[derive(Clone, Copy)]
+struct Reading {
+    at_us: u64,
+    cpu: Duration,
+    starved: Duration,
+}
+
+/// What one thread has measured.
+#[derive(Default)]
+pub struct Measured {
+    /// End to end.
+    pub latency: Latency,
+    /// CPU, and time without a processor, over the time in which mail came.
+    pub busy_share: f64,
+    pub starved_share: f64,
 }
 
 /// Where the sessions of a thread hand their messages in.
@@ -84,6 +104,8 @@ struct Desk {
     /// Wall time of the read that is being worked on.
     now_us: u64,
     took_mail: bool,
+    /// Mail has come since the thread last published.
+    has_news: bool,
 }
 
 /// One connection at its thread's desk.
@@ -161,7 +183,7 @@ impl Receiver for Scene<'_> {
         }
         let log = desk.shared.seen_log.is_some().then_some(&mut desk.seen);
         desk.shared.ledger().enter(summary, recipients, log);
-        desk.took_mail = true;
+        (desk.took_mail, desk.has_news) = (true, true);
         true
     }
 }
@@ -172,8 +194,14 @@ impl Worker {
         for (place, listener) in listeners.iter().enumerate() {
             poller.add_listener(&listener.socket, place as u64)?;
         }
-        let desk =
-            Desk { shared, latency: Latency::default(), seen: Vec::new(), now_us: 0, took_mail: false };
+        let desk = Desk {
+            shared,
+            latency: Latency::default(),
+            seen: Vec::new(),
+            now_us: 0,
+            took_mail: false,
+            has_news: false,
+        };
         Ok(Worker {
             index,
             listeners,
@@ -182,13 +210,14 @@ impl Worker {
             pauses: BinaryHeap::new(),
             serial: 0,
             desk,
+            busy: None,
             buffer: vec![0; limits::SINK_READ_BYTES],
             plain: Vec::new(),
             replies: Vec::new(),
         })
     }
-    /// Serves until the sink is stopped. Returns the end-to-end latencies.
-    pub fn run(mut self) -> anyhow::Result<Latency> {
+    /// Serves until the sink is stopped.
+    pub fn run(mut self) -> anyhow::Result<Measured> {
         let mut events = Events::new();
         let mut published_at = Instant::now();
         while !self.desk.shared.stop.load(Ordering::Relaxed) {
@@ -207,7 +236,12 @@ impl Worker {
         }
         self.publish();
         self.desk.shared.open.fetch_sub(self.connections.len() as u64, Ordering::Relaxed);
-        Ok(self.desk.latency)
+        let (busy_share, starved_share) = self.busy.map_or((0.0, 0.0), |(first, last)| {
+            let seconds = (last.at_us.saturating_sub(first.at_us) as f64 / 1e6).max(1e-6);
+            let share = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() / seconds;
+            (share(first.cpu, last.cpu), share(first.starved, last.starved))
+        });
+        Ok(Measured { latency: self.desk.latency, busy_share, starved_share })
     }
     /// Moves those on whose pause is over. Returns how long nothing is due.
     fn wake(&mut self) -> io::Result<Duration> {
@@ -224,8 +258,15 @@ impl Worker {
         }
         Ok(limits::SINK_SLEEP)
     }
-    fn publish(&self) {
-        self.desk.shared.cpu_ns[self.index].store(cpu::thread().as_nanos() as u64, Ordering::Relaxed);
+    fn publish(&mut self) {
+        let shared = &self.desk.shared;
+        let cpu = cpu::thread();
+        shared.cpu_ns[self.index].store(cpu.as_nanos() as u64, Ordering::Relaxed);
+        if std::mem::take(&mut self.desk.has_news) {
+            let now = Reading { at_us: shared.now_us(), cpu, starved: cpu::thread_starved() };
+            let first = self.busy.map_or(now, |(first, _)| first);
+            self.busy = Some((first, now));
+        }
     }
     fn accept(&mut self, place: usize) -> io::Result<()> {
         for _ in 0..limits::ACCEPTS_PER_WAKE {
