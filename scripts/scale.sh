@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Restart with a large backlog: how long until `ready`, and how much memory each queued recipient takes.
 #
-# Usage: scripts/scale.sh [-n RECIPIENTS] [-d DOMAINS] [-p PER_MESSAGE[,PER_MESSAGE…]] [-b BODY_BYTES] [-r ROUNDS]
+# Usage: scripts/scale.sh [-n RECIPIENTS] [-d DOMAINS] [-p PER_MESSAGE[,PER_MESSAGE…]] [-b BODY_BYTES] [-r ROUNDS] [-k DIR]
 #
 # By default 5,000,000 recipients over 200,000 domains: 1,000,000 messages to five each, and 5,000,000 to one
-# each, bodies of 4 KiB. For each of the two a spool is made (examples/backlog, through the log's own code)
+# each, bodies of 2 KiB. For each of the two a spool is made (examples/backlog, through the log's own code)
 # and the server started on it ROUNDS times, the page cache dropped before. "ready" is the time from the
 # start of the process to that line; memory is resident memory of the whole process a moment after, less
 # that of a server on an empty spool; the server is asked what it has queued, and that must be everything.
 # Nothing is delivered meanwhile: all mail waits for its next attempt.
 #
-# The spool lies below $WORK_DIR or ./target, and needs 6 KB for each message.
+# The spool lies below $WORK_DIR or ./target, and needs 3 KB for each message. With -k the spools are made in
+# DIR and stay there; those that are there already are used again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export WORK_DIR=${WORK_DIR:-$PWD/target}
@@ -82,9 +83,10 @@ def main():
     parser.add_argument("-n", type=int, default=5_000_000, help="recipients")
     parser.add_argument("-d", type=int, default=200_000, help="domains")
     parser.add_argument("-p", default="5,1", help="recipients of each message")
-    parser.add_argument("-b", type=int, default=4096, help="bytes of a body")
+    parser.add_argument("-b", type=int, default=2048, help="bytes of a body")
     parser.add_argument("-r", type=int, default=3, help="rounds")
     parser.add_argument("-w", type=int, default=2, help="workers and logs")
+    parser.add_argument("-k", help="where spools are kept")
     args = parser.parse_args()
     for binary in (SERVER, BACKLOG):
         if not os.path.exists(binary):
@@ -98,11 +100,13 @@ def main():
         print("|---:|---:|---:|---:|---:|---:|---:|")
         for each in (int(p) for p in args.p.split(",")):
             messages = args.n // each
-            spool = os.path.join(work, f"spool-{each}")
+            spool = os.path.join(args.k or work, f"spool-{each}")
             begun = time.monotonic()
-            made = subprocess.run([BACKLOG, spool, "--messages", str(messages), "--recipients", str(each),
-                                   "--domains", str(args.d), "--body", str(args.b), "--logs", str(args.w)],
-                                  check=True, capture_output=True, text=True).stdout.strip()
+            made = "kept from an earlier run"
+            if not os.path.exists(spool):
+                made = subprocess.run([BACKLOG, spool, "--messages", str(messages), "--recipients",
+                                       str(each), "--domains", str(args.d), "--body", str(args.b), "--logs", str(args.w)],
+                                      check=True, capture_output=True, text=True).stdout.strip()
             made_in = time.monotonic() - begun
             rounds = [start(spool, args.w) for _ in range(args.r)]
             for *_, report in rounds:
@@ -115,7 +119,8 @@ def main():
             print(f"| {each} | {messages:,} | {made_in:.0f} s | {median(ready):.2f} s ({min(ready):.2f}–{max(ready):.2f}) "
                   f"| {per[0]:.1f} | {per[1]:.1f} | {per[2]:.1f} |", flush=True)
             print(f"  ({made}; every recipient is queued after each start)", file=sys.stderr)
-            shutil.rmtree(spool)
+            if not args.k:
+                shutil.rmtree(spool)
 
 
 main()

@@ -175,8 +175,9 @@ pub const SPARE_SEGMENTS: usize = 2;
 pub const RESERVED_SEGMENTS: usize = 1;
 /// Segments' worth of room at which a log takes no new transaction: what has begun is to find its place.
 pub const SEGMENTS_FOR_BEGUN: u64 = 1;
-/// Messages of one log being copied forward at a time: enough to hide the reads behind the writes.
-pub const COPIES_IN_FLIGHT: usize = 4;
+/// Messages of one log being copied forward at a time: enough that small ones fill a group together, or
+/// padding would take again what was gained.
+pub const COPIES_IN_FLIGHT: usize = 64;
 /// Bytes of messages being copied forward at which no further copy is begun (one may exceed it).
 pub const COPY_FORWARD_BYTES: u64 = 1024 * 1024;
 /// Payload of one outcome record; outcomes of a message with more recipients take several records.
@@ -195,7 +196,7 @@ pub const QUARANTINE_FILES: usize = 1000;
 pub const QUARANTINE_BYTES: u64 = 1024 * 1024 * 1024;
 /// A sealed segment's index takes at most one part in so many of the segment: a larger one would save
 /// recovery little. A log holds up to two in memory until they are written.
-pub const INDEX_PART: usize = 8;
+pub const INDEX_PART: usize = 4;
 /// Bytes of an index written at a time, so that commits are not kept waiting by it.
 pub const SEAL_WRITE_BYTES: usize = 256 * 1024;
 /// Records of live messages allocated at once: growth is never a copy of the whole table.

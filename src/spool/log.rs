@@ -36,6 +36,8 @@ pub(super) struct OpenGroup<B> {
     pub(super) used: usize,
     /// Offsets of its frames.
     pub(super) frames: Vec<u32>,
+    /// How many of them are copies made by reclaim, for which nobody waits.
+    pub(super) copies: usize,
     pub(super) notes: Vec<Note>,
 }
 
@@ -194,7 +196,8 @@ impl<B: Buffer> Log<B> {
     /// segments.
     pub fn end_turn(&mut self) {
         self.pump();
-        if self.groups.commits_out() < self.config.commits_in_flight {
+        let free = self.groups.commits_out() < self.config.commits_in_flight;
+        if free && !self.gathers_copies() {
             self.close_group();
         }
         self.reclaim();
@@ -325,6 +328,7 @@ impl<B: Buffer> Log<B> {
             limit,
             used: GROUP_HEADER_BYTES,
             frames: std::mem::take(&mut self.spare_frames),
+            copies: 0,
             notes: self.groups.notes(),
         });
     }

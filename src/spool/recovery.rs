@@ -346,7 +346,7 @@ fn read(
         findings.push(Finding::IndexLost { file, generation });
     }
     if seal.is_some() && reading == Reading::Whole {
-        scan.expect_index(generation, bytes);
+        scan.expect_index(generation);
     }
     let span = scan.groups(file, generation, end, history, &mut |found| merge.found(found))?;
     if let (Some(seal), Reading::Whole) = (&seal, reading)

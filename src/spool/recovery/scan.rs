@@ -140,8 +140,9 @@ impl<'a> Scan<'a> {
     }
 
     /// From now on notes what the index of a segment should say.
-    pub(super) fn expect_index(&mut self, generation: Generation, bytes: u32) {
-        self.indexer = Some(Indexer::new(generation, bytes));
+    pub(super) fn expect_index(&mut self, generation: Generation) {
+        // Whoever wrote it may have allowed more.
+        self.indexer = Some(Indexer::new(generation, u32::MAX));
     }
 
     /// Whether the index knows the records of its segment, which were walked since
