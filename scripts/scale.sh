@@ -5,7 +5,7 @@
 #
 # By default 5,000,000 recipients over 200,000 domains: 1,000,000 messages to five each, and 5,000,000 to one
 # each, bodies of 2 KiB. For each of the two a spool is made (examples/backlog, through the log's own code)
-# and the server started on it ROUNDS times, the page cache dropped before. "ready" is the time from the
+# and the server started on it ROUNDS times; it drops its segments from the page cache before it reads them. "ready" is the time from the
 # start of the process to that line; memory is resident memory of the whole process a moment after, less
 # that of a server on an empty spool; the server is asked what it has queued, and that must be everything.
 # Nothing is delivered meanwhile: all mail waits for its next attempt.
@@ -54,9 +54,6 @@ def find(value, name):
 
 def start(spool, workers):
     """Seconds to `ready`, resident KiB at that moment, settled and at the highest, and what is queued."""
-    if os.geteuid() == 0:
-        subprocess.run(["sync"], check=True)
-        open("/proc/sys/vm/drop_caches", "w").write("3")
     begun = time.monotonic()
     server = subprocess.Popen([SERVER, "serve", "--spool", spool, "--workers", str(workers), "--listen", "127.0.0.1:0",
                                "--route", "*=127.0.0.1:9"], stderr=subprocess.PIPE, text=True)

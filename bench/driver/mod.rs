@@ -118,37 +118,44 @@ impl<D: Disk> Driver<D> {
 
     /// Ends the turn and carries out what the log wants, until it wants nothing more.
     pub fn turn(&mut self) {
-        self.log.end_turn();
-        while let Some(intent) = self.log.next_intent() {
-            match intent {
-                Intent::Write { seq, file, offset, bytes, buffer } => {
-                    self.disk.write(file, offset, &buffer.0[..bytes as usize]);
-                    self.log.on_written(seq, buffer, true);
-                }
-                Intent::Prepare { file, generation, header, .. } => {
-                    self.disk.prepare(file);
-                    self.disk.write(file, 0, &header);
-                    self.log.on_prepared(file, generation, true);
-                }
-                Intent::Seal { file, generation, offset, index, seal } => {
-                    self.disk.write(file, offset, &index);
-                    self.disk.write(file, offset + index.len() as u32, &seal);
-                    self.log.on_sealed(generation, true);
-                }
-                Intent::Copy { slot } => {
-                    let plan = self.log.pin(slot).expect("what is to be copied is live");
-                    let extents = plan.extents.iter().map(|e| self.disk.read(e.file, e.offset, e.bytes));
-                    let extents: Vec<Vec<u8>> = extents.collect();
-                    let slices: Vec<&[u8]> = extents.iter().map(|e| &e[..]).collect();
-                    let message = decode_message(&plan, &slices, self.identity);
-                    self.log.unpin(&plan);
-                    self.log.on_copy_read(slot, message);
-                    self.log.end_turn();
-                }
-                Intent::Delete { file } => self.disk.delete(file),
+        loop {
+            self.log.end_turn();
+            let Some(intent) = self.log.next_intent() else { break };
+            self.carry_out(intent);
+            while let Some(intent) = self.log.next_intent() {
+                self.carry_out(intent);
             }
         }
         self.log.take_results(&mut Vec::new());
+    }
+
+    fn carry_out(&mut self, intent: Intent<Memory>) {
+        match intent {
+            Intent::Write { seq, file, offset, bytes, buffer } => {
+                self.disk.write(file, offset, &buffer.0[..bytes as usize]);
+                self.log.on_written(seq, buffer, true);
+            }
+            Intent::Prepare { file, generation, header, .. } => {
+                self.disk.prepare(file);
+                self.disk.write(file, 0, &header);
+                self.log.on_prepared(file, generation, true);
+            }
+            Intent::Seal { file, generation, offset, index, seal } => {
+                self.disk.write(file, offset, &index);
+                self.disk.write(file, offset + index.len() as u32, &seal);
+                self.log.on_sealed(generation, true);
+            }
+            Intent::Copy { slot } => {
+                let plan = self.log.pin(slot).expect("what is to be copied is live");
+                let extents = plan.extents.iter().map(|e| self.disk.read(e.file, e.offset, e.bytes));
+                let extents: Vec<Vec<u8>> = extents.collect();
+                let slices: Vec<&[u8]> = extents.iter().map(|e| &e[..]).collect();
+                let message = decode_message(&plan, &slices, self.identity);
+                self.log.unpin(&plan);
+                self.log.on_copy_read(slot, message);
+            }
+            Intent::Delete { file } => self.disk.delete(file),
+        }
     }
 
     /// Tries until there is room.
