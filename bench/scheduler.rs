@@ -8,6 +8,7 @@
 //! | `empty` | handing out and finishing what is queued; per message |
 //!
 //! `cargo bench --bench scheduler`
+use std::sync::Arc;
 use std::time::Duration;
 
 use divan::Bencher;
@@ -15,7 +16,9 @@ use divan::counter::ItemsCount;
 use ringpost::clock::WallTime;
 use ringpost::limits;
 use ringpost::mail::address::Domain;
-use ringpost::schedule::{Action, Entry, Event, Shard, ShardConfig};
+use ringpost::schedule::{
+    Action, Entry, Event, Limits, Policies, Policy, Shard, ShardConfig, StreamId, Verdict,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -38,14 +41,20 @@ struct Driver {
 
 impl Driver {
     fn new() -> Driver {
+        let policy = Policy {
+            limits: Limits { connections: limits::DEFAULT_DESTINATION_CONNECTIONS, ..Limits::NONE },
+            messages_per_connection: limits::DEFAULT_MESSAGES_PER_CONNECTION,
+            recipients_per_message: u16::MAX,
+            retry_schedule: vec![Duration::from_secs(900)],
+            max_age: limits::DEFAULT_MAX_AGE,
+            delay_warning: None,
+            adaptive: true,
+        };
         let config = ShardConfig {
             seed: 1,
             homes: 1,
-            retry_schedule: vec![Duration::from_secs(900)],
             jitter_percent: limits::RETRY_JITTER_PERCENT,
-            max_age: limits::DEFAULT_MAX_AGE,
-            destination_connections: limits::DEFAULT_DESTINATION_CONNECTIONS,
-            messages_per_connection: limits::DEFAULT_MESSAGES_PER_CONNECTION,
+            policies: Arc::new(Policies::one(policy)),
             window: limits::CONNECTION_WINDOW,
             connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER,
             connection_idle: limits::OUTBOUND_IDLE_WAIT,
@@ -59,7 +68,15 @@ impl Driver {
         let entry = Entry { home: 0, slot: self.next, part: 0 };
         self.next = self.next.wrapping_add(1);
         let destination = &self.names[destination];
-        let event = Event::Enqueue { destination, entry, recipients: 1, attempts: 0, received_at: NOW, due };
+        let event = Event::Enqueue {
+            destination,
+            entry,
+            stream: StreamId::default(),
+            recipients: 1,
+            attempts: 0,
+            received_at: NOW,
+            due,
+        };
         self.shard.handle(NOW, event, &mut self.actions);
     }
 
@@ -81,7 +98,11 @@ impl Driver {
                     Action::Close { conn, .. } => Event::Closed { conn },
                     Action::Deliver { conn, entry, .. } => {
                         delivered += 1;
-                        self.shard.handle(NOW, Event::Finished { conn, entry }, &mut self.actions);
+                        self.shard.handle(
+                            NOW,
+                            Event::Finished { conn, entry, verdict: Verdict::Nothing },
+                            &mut self.actions,
+                        );
                         Event::Want { conn, room: 1 }
                     }
                     _ => continue,

@@ -118,6 +118,16 @@ pub const ENTRIES_PER_OPENING: u32 = 4;
 /// Messages a connection may carry before it must give its slot to a home or destination that has
 /// mail and no connection at all. Opening one costs about as much as ten pipelined messages.
 pub const CONNECTION_TURN: u32 = 16;
+/// Longest name of a stream; what is longer is cut.
+pub const STREAM_NAME_BYTES: usize = 64;
+/// Streams told apart since the start; the mail of further ones shares a turn with mail that has none.
+pub const STREAMS: usize = 16_384;
+/// Recipients in one transaction by default (`--recipients-per-message`): what RFC 5321 §4.5.3.1.8 has
+/// every server take.
+pub const DEFAULT_RECIPIENTS_PER_MESSAGE: u16 = 100;
+/// Urgent entries that go out in a row while others wait, before one of the others goes: what is urgent has
+/// the connection nearly to itself, and still nobody waits for ever.
+pub const URGENT_RUN: u32 = 16;
 /// No new connection to a destination for this long after one failed while others work.
 pub const CONNECT_FAILED_PAUSE: Duration = Duration::from_secs(10);
 /// No new connection to a destination for this long after one could not even be tried.
@@ -127,12 +137,57 @@ pub const CONNECT_PUT_OFF_PAUSE: Duration = Duration::from_secs(1);
 pub const SCHEDULE_BATCH: u32 = 256;
 /// The same in answer to the timer: about a millisecond of work.
 pub const SCHEDULE_TIMER_BATCH: u32 = 4096;
+/// Entries that one shard lets expire or fail in a second: each is a bounce and a record to write, and
+/// however many end together, accepting and delivering go on beside them.
+pub const ENDINGS_PER_SECOND: u32 = 2000;
+/// Of them at once.
+pub const ENDINGS_BURST: u32 = 100;
+/// Deferred entries that one shard makes due in a second when an operator asks for a retry.
+pub const FLUSHES_PER_SECOND: u32 = 50_000;
 /// Ready entries that wait for a connection are looked over for expiry at most this often in the
 /// time of `--max-age`, so that each costs a bounded number of looks and is late by 0.4 % at most.
 pub const EXPIRY_SWEEPS: u32 = 256;
 /// Deferred entries of one destination kept as a plain list, searched from end to end; with more,
 /// the destination gets a timer wheel of its own.
 pub const DEFERRED_LIST: u32 = 32;
+/// Accepted messages for each step back up after a receiver has refused something: so many that the
+/// refusal at the end of some steps is a small part of the attempts.
+pub const ADAPT_STEP: u32 = 50;
+/// Shortest time for such a step of a rate: receivers that count by the minute must be seen to refuse before
+/// much more is tried.
+pub const ADAPT_STEP_TIME: Duration = Duration::from_secs(5);
+/// Steps spent at the level that was refused last, before more is tried.
+pub const ADAPT_REST: u32 = 3;
+/// Most of them, where the same level is refused again and again.
+pub const ADAPT_REST_MOST: u32 = 24;
+/// The steps that a receiver's refusal of one more connection doubles, this many times at most.
+pub const ADAPT_DOUBLINGS: u32 = 6;
+/// What is sent, of what was taken, after a receiver has refused for the rate.
+pub const ADAPT_SHARE_PERCENT: u32 = 95;
+/// The pause after a refusal for the rate; it doubles while every message is refused.
+pub const ADAPT_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such pause.
+pub const ADAPT_PAUSE_LONGEST: Duration = Duration::from_secs(300);
+/// Refusals that come so soon after a cut belong to it.
+pub const ADAPT_SALVO: Duration = Duration::from_secs(5);
+/// A rate that has grown to this many times the last refused one is no limit any more.
+pub const ADAPT_FORGET: u32 = 8;
+/// The lowest rate that a receiver's refusals lead to: one message in this time.
+pub const ADAPT_SLOWEST: Duration = Duration::from_secs(60);
+/// How long what was learnt of a destination is kept while it has no mail.
+pub const ADAPT_MEMORY: Duration = Duration::from_secs(3600);
+/// What a destination has taken is known for about this long back.
+pub const ADAPT_WINDOW: Duration = Duration::from_secs(120);
+/// A rate's burst, where none is given, is what so much time brings: timers are a few milliseconds late,
+/// and what they miss is made up for.
+pub const RATE_BURST: Duration = Duration::from_millis(10);
+/// Shortest time of a rate: below it the timers' lateness is most of it.
+pub const MIN_RATE_PERIOD: Duration = Duration::from_secs(1);
+/// Longest time of a rate.
+pub const MAX_RATE_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// How much later than another a message may reach its peer after it was granted, without the peer
+/// counting more than the rate allows.
+pub const RATE_JITTER: Duration = Duration::from_millis(20);
 /// Entries allocated at once: growth is never a copy of the whole table.
 pub const ENTRY_CHUNK: usize = 4096;
 
@@ -205,6 +260,9 @@ pub const LIVE_CHUNK: usize = 4096;
 pub const STATES_CHUNK_BYTES: usize = 4096;
 /// Messages handed to the scheduler by a starting worker before it looks after anything else.
 pub const REQUEUE_BATCH: usize = 256;
+/// Batches in the mailbox of another worker at which a starting worker waits before it queues more of what
+/// it found: a backlog of millions must not stand there, and what was allocated for it is slow to go.
+pub const REQUEUE_BACKLOG: usize = 8;
 /// Bytes read from a segment at a time by recovery.
 pub const RECOVERY_READ_BYTES: usize = 1024 * 1024;
 /// Logs in one spool: the log number has 12 bits in a message id.

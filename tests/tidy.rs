@@ -24,7 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tls", LEAVES),
     ("resolve", LEAVES),
     ("events", LEAVES),
-    ("config", &["limits", "clock", "mail", "route"]),
+    ("config", &["limits", "clock", "mail", "route", "schedule"]),
     ("control", &["limits", "clock", "mail", "config"]),
     ("worker", BELOW_WORKER),
     ("cli", EVERYTHING),

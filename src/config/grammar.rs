@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{Cidr, Durability, Source};
 use crate::limits;
 use crate::mail::text::printable;
+use crate::schedule::Rate;
 
 /// The result of reading one value; the error is the end of a sentence that began with the setting.
 pub type Parsed<T> = Result<T, String>;
@@ -72,6 +73,39 @@ pub fn show_duration(value: Duration) -> String {
         Some((name, factor)) => format!("{}{name}", ms / u128::from(*factor)),
         None => format!("{ms}ms"),
     }
+}
+
+/// So many in a time: `100/s`, `5000/h`, `10/30s`.
+pub fn rate(text: &str) -> Parsed<Rate> {
+    let wrong =
+        || format!("{} is not a rate: write a number and a time, as in 100/s, 5000/h or 10/30s", shown(text));
+    let (count, per) = text.split_once('/').ok_or_else(wrong)?;
+    let count: u32 = count.parse().ok().filter(|count| *count > 0).ok_or_else(wrong)?;
+    let per = match DURATION_UNITS.iter().find(|(name, _)| *name == per) {
+        Some((_, ms)) => Duration::from_millis(*ms),
+        None => duration(per).map_err(|_| wrong())?,
+    };
+    if per < limits::MIN_RATE_PERIOD || per > limits::MAX_RATE_PERIOD {
+        return Err(format!(
+            "{}: the time of a rate lies between {} and {}",
+            shown(text),
+            show_duration(limits::MIN_RATE_PERIOD),
+            show_duration(limits::MAX_RATE_PERIOD)
+        ));
+    }
+    Ok(Rate::new(count, per))
+}
+
+/// The name of a header field (RFC 5322 §2.2): printable ASCII without a colon.
+pub fn field_name(name: &str) -> Parsed<String> {
+    let fits = |b: u8| (b'!'..=b'~').contains(&b) && b != b':';
+    if !name.is_empty() && name.len() <= limits::STREAM_NAME_BYTES && name.bytes().all(fits) {
+        return Ok(name.to_owned());
+    }
+    Err(format!(
+        "{} is not the name of a header field: write it without its colon, as in X-Stream",
+        shown(name)
+    ))
 }
 
 /// Durations with commas between them, each above zero.

@@ -101,8 +101,15 @@ pub struct Config {
     pub max_connections: usize,
     pub max_connections_per_ip: usize,
     pub destination_connections: u32,
+    /// Messages to one destination; none: no limit.
+    pub destination_rate: Option<crate::schedule::Rate>,
     pub messages_per_connection: u32,
     pub retry_schedule: Vec<Duration>,
+    pub recipients_per_message: u16,
+    /// Header field that names a message's stream.
+    pub stream_header: Option<String>,
+    /// Streams whose mail is urgent.
+    pub transactional_streams: Vec<String>,
     pub max_age: Duration,
     /// Empty: the kernel picks the address, and the EHLO name is `hostname`.
     pub sources: Vec<Source>,

@@ -142,6 +142,12 @@ pub static SETTINGS: &[Setting] = &[
     ),
     one("destination-connections", "N", Text(&["20"]), "Most connections to one destination at a time"),
     one(
+        "destination-rate",
+        "N/TIME",
+        Unset("as fast as it takes them"),
+        "Most messages sent to one destination in a time, as in 100/s or 5000/h",
+    ),
+    one(
         "messages-per-connection",
         "N",
         Text(&["1000"]),
@@ -154,6 +160,24 @@ pub static SETTINGS: &[Setting] = &[
         default: Text(&["1m,5m,15m,30m,1h,2h,4h"]),
         help: "Pauses after the first, second, … failed attempt; the last one repeats",
     },
+    one(
+        "recipients-per-message",
+        "N",
+        Text(&["100"]),
+        "Most recipients of one transaction; a message for more in one domain is sent in several",
+    ),
+    one(
+        "stream-header",
+        "NAME",
+        Unset("mail has no stream"),
+        "Header field that names the stream (tenant, campaign) of a message; streams share a destination by weight",
+    ),
+    many(
+        "transactional-stream",
+        "NAME",
+        Unset("none"),
+        "Stream whose mail goes before that of the others, as password resets do before a campaign",
+    ),
     one("max-age", "TIME", Text(&["5d"]), "Age at which undelivered mail is returned to its sender"),
     many(
         "source",

@@ -48,6 +48,9 @@ impl Config {
         if self.control.is_some() && self.control_token_file.is_none() {
             warnings.push("control without control-token-file serves the health probes only".into());
         }
+        if !self.transactional_streams.is_empty() && self.stream_header.is_none() {
+            warnings.push("transactional-stream has no effect without --stream-header".into());
+        }
         if self.max_message_bytes < 64 << 10 {
             warnings.push("max-message-size is below the 64 KiB that every server must take (RFC 5321 section 4.5.3.1.7)".into());
         }
@@ -93,8 +96,13 @@ impl Reader<'_> {
                 1,
                 limits::OUTBOUND_CONNECTIONS_PER_WORKER as u64,
             ) as u32,
+            destination_rate: self.one("destination-rate", grammar::rate),
             messages_per_connection: self.count("messages-per-connection", 1, u32::MAX.into()) as u32,
             retry_schedule: self.one("retry-schedule", grammar::schedule).unwrap_or_default(),
+            recipients_per_message: self.count("recipients-per-message", 1, limits::MAX_RECIPIENTS as u64)
+                as u16,
+            stream_header: self.one("stream-header", grammar::field_name),
+            transactional_streams: self.many("transactional-stream", grammar::text),
             max_age: self.time("max-age", Duration::from_secs(1), limits::MAX_AGE),
             sources: self.many("source", grammar::source),
             user: self.one("user", grammar::text),

@@ -36,6 +36,14 @@ pub(super) fn time<S: Serializer>(at: &WallTime, s: S) -> Result<S::Ok, S::Error
     ))
 }
 
+/// [`time`], or null.
+pub(super) fn optional_time<S: Serializer>(at: &Option<WallTime>, s: S) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => time(at, s),
+        None => s.serialize_none(),
+    }
+}
+
 /// serde_json's compact form, with everything outside printable ASCII escaped. JSON itself only
 /// demands it of U+0000 to U+001F, but DEL, the C1 controls and the direction marks can also deceive
 /// a terminal.

@@ -73,6 +73,15 @@ pub enum Event {
         #[serde(serialize_with = "as_optional_text")]
         bounce: Option<MessageId>,
     },
+    /// What is asked of a destination has changed by itself, for what it answered: so many connections and
+    /// messages in an hour at most, or nothing until then; neither: back at its limits.
+    Adapted {
+        destination: String,
+        connections: Option<u32>,
+        per_hour: Option<u64>,
+        #[serde(serialize_with = "json::optional_time")]
+        until: Option<WallTime>,
+    },
     /// An operator took it out of the queue.
     Removed {
         #[serde(serialize_with = "as_text")]

@@ -54,6 +54,10 @@ pub struct Envelope {
     pub received_at: WallTime,
     /// The client's address; none for mail made here (DSNs).
     pub client: Option<IpAddr>,
+    /// The stream (tenant, campaign) it belongs to, as its sender names it.
+    pub stream: Option<Box<str>>,
+    /// Transactional: goes before what is not.
+    pub urgent: bool,
 }
 
 impl Envelope {
@@ -63,6 +67,14 @@ impl Envelope {
             (a.address.domain(), a.address.as_str()).cmp(&(b.address.domain(), b.address.as_str()))
         });
         self.recipients.dedup_by(|b, a| a.address == b.address);
+    }
+    /// The parts that are delivered one by one: recipients that share a domain, `most(domain)` of them (at
+    /// least one) at most. A part's number is its place here.
+    pub fn parts(&self, most: impl Fn(&Domain) -> usize) -> impl Iterator<Item = (&Domain, Range<usize>)> {
+        self.destinations().flat_map(move |(domain, range)| {
+            let (most, end) = (most(domain).max(1), range.end);
+            range.step_by(most).map(move |start| (domain, start..end.min(start + most)))
+        })
     }
     /// The ranges of recipients that share a domain, in order. Needs
     /// [`Envelope::group_by_destination`] to have run.
@@ -94,5 +106,17 @@ mod tests {
         assert_eq!(grouped, ["\"a\"@x.test", "A@x.test", "a@x.test", "b@y.test", "c@y.test"]);
         let destinations: Vec<_> = envelope.destinations().map(|(d, range)| (d.as_str(), range)).collect();
         assert_eq!(destinations, [("x.test", 0..3), ("y.test", 3..5)]);
+    }
+
+    #[test]
+    fn a_destination_with_many_recipients_has_several_parts() {
+        let addresses = (0..7).map(|n| format!("u{n}@x.test")).chain(["a@y.test".to_owned()]);
+        let recipients = addresses.map(|a| Recipient::new(Address::parse(a.as_bytes()).unwrap())).collect();
+        let envelope = Envelope { recipients, ..Envelope::default() };
+        let ranges =
+            |most: usize| -> Vec<Range<usize>> { envelope.parts(|_| most).map(|(_, r)| r).collect() };
+        assert_eq!(ranges(3), [0..3, 3..6, 6..7, 7..8]);
+        assert_eq!(ranges(100), [0..7, 7..8]);
+        assert_eq!(ranges(0).len(), 8);
     }
 }

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod dsn;
 pub mod envelope;
+pub mod header;
 pub mod id;
 pub mod reply;
 pub mod text;

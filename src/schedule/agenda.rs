@@ -6,7 +6,8 @@
 //! (the timer on `SCHEDULE_TIMER_BATCH`); destinations with more than that take turns. Must not:
 //! be called while a destination is in the middle of a change.
 use super::Action;
-use super::retry::floor_secs;
+use super::ready::Cursor;
+use super::retry::{floor_secs, max_age_secs};
 use super::shard::Shard;
 use super::timers::NEVER;
 use super::wheel::NIL;
@@ -94,11 +95,6 @@ impl Shard {
         true
     }
 
-    fn fail(&mut self, id: u32, actions: &mut Vec<Action>) {
-        actions.push(Action::Fail { entry: self.entries[id].entry() });
-        self.drop_entry(id);
-    }
-
     fn pop_deferred(&mut self, id: u32) -> Option<u32> {
         let entry = self.destinations.slab[id as usize].deferred.pop_any(&mut self.entries)?;
         self.stats.deferred -= 1;
@@ -143,6 +139,9 @@ impl Shard {
             if !self.spend() {
                 return false;
             }
+            if !self.may_flush(id) {
+                return true;
+            }
             let Some(entry) = self.pop_deferred(id) else {
                 self.destinations.slab[id as usize].retry_left = 0;
                 return true;
@@ -173,19 +172,19 @@ impl Shard {
     /// batches as it takes, each from where the last one stopped.
     fn sweep(&mut self, id: u32, actions: &mut Vec<Action>) -> bool {
         let now = floor_secs(self.now);
+        let max_age_secs = max_age_secs(self.policy(id).max_age);
         let destination = &mut self.destinations.slab[id as usize];
         if !destination.agenda.sweep {
             if destination.ready == 0 || destination.sweep_at > now {
                 return true;
             }
             destination.agenda.sweep = true;
-            destination.sweep_floor =
-                now.saturating_add((self.retry.max_age_secs() / limits::EXPIRY_SWEEPS).max(1));
+            destination.sweep_floor = now.saturating_add((max_age_secs / limits::EXPIRY_SWEEPS).max(1));
             destination.sweep_at = NEVER;
             let mut lane = destination.lanes;
             while lane != NIL {
                 let current = &mut self.destinations.lanes[lane as usize];
-                (current.sweeping, current.swept) = (true, NIL);
+                (current.sweeping, current.swept) = (true, Cursor::START);
                 lane = current.sibling;
             }
         }
@@ -203,25 +202,26 @@ impl Shard {
     fn sweep_lane(&mut self, id: u32, actions: &mut Vec<Action>) -> bool {
         let now = floor_secs(self.now);
         loop {
-            let lane = &self.destinations.lanes[id as usize];
-            let before = lane.swept;
-            let entry = if before == NIL { lane.ready.head } else { self.entries[before].next };
-            if entry == NIL {
-                self.destinations.lanes[id as usize].sweeping = false;
+            let lane = &mut self.destinations.lanes[id as usize];
+            let Some(entry) = lane.ready.after(&self.entries, &mut lane.swept) else {
+                lane.sweeping = false;
                 return true;
-            }
+            };
+            let before = lane.swept.before;
             if !self.spend() {
                 return false;
             }
-            let expiry = self.retry.expiry(&self.entries[entry]);
-            if expiry <= now {
+            let of = self.destinations.lanes[id as usize].destination;
+            if self.expiry(of, entry) <= now {
                 self.remove_ready(id, before, entry);
                 self.expire(entry, actions);
             } else {
+                self.warn(of, entry, actions);
+                let look = self.next_look(of, entry);
                 let lane = &mut self.destinations.lanes[id as usize];
-                lane.swept = entry;
+                lane.swept.before = entry;
                 let destination = &mut self.destinations.slab[lane.destination as usize];
-                destination.sweep_at = destination.sweep_at.min(expiry.max(destination.sweep_floor));
+                destination.sweep_at = destination.sweep_at.min(look.max(destination.sweep_floor));
             }
         }
     }

@@ -116,6 +116,12 @@ impl Deferred {
         Some(id)
     }
 
+    /// The id of `entry` if it is here: O(n).
+    pub(super) fn find(&self, entries: &Entries, entry: Entry) -> Option<u32> {
+        let wheel = self.wheel.iter().flat_map(|wheel| wheel.chains());
+        std::iter::once(self.loose).chain(wheel).find_map(|head| entries.find(head, entry)).map(|(_, id)| id)
+    }
+
     /// The earliest due time, exactly: walks one slot.
     pub(super) fn next_due(&self, entries: &Entries) -> Option<u32> {
         let slot = self.wheel.as_ref().and_then(|wheel| wheel.first_chain()).unwrap_or(NIL);

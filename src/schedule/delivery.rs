@@ -8,12 +8,14 @@
 //! A connection that cannot be opened, and one that dies with mail in hand before it has brought a
 //! single outcome, count alike: otherwise a peer that greets and hangs up would be dialled without
 //! end. Only an outcome ends the probing of a destination.
+use std::time::Duration;
+
 use super::connection::State;
 use super::destination::Queue;
 use super::retry::{ceil_secs, floor_secs};
 use super::shard::Shard;
 use super::wheel::NIL;
-use super::{Action, ConnId, Entry};
+use super::{Action, ConnId, Entry, Verdict};
 use crate::limits;
 
 impl Shard {
@@ -33,7 +35,9 @@ impl Shard {
             self.destinations.slab[destination as usize].open += 1;
             self.stop_deferring(destination);
         }
-        if self.destinations.lanes[id as usize].ready.len > 0 && self.must_yield(conn) {
+        let closes = self.is_suspended(destination)
+            || self.destinations.lanes[id as usize].ready.len > 0 && self.must_yield(conn);
+        if closes {
             self.close(conn, actions);
         } else {
             self.ask(conn, room);
@@ -55,6 +59,17 @@ impl Shard {
                 0 => asking.push_front(&mut self.connections.slab, conn),
                 _ => asking.push_back(&mut self.connections.slab, conn),
             }
+        }
+    }
+
+    /// A connection that still asks and holds mail now goes behind those that hold none.
+    pub(super) fn stand_back(&mut self, conn: u32) {
+        let connection = &self.connections.slab[conn as usize];
+        let (lane, room) = (connection.lane as usize, connection.room);
+        if room > 0 {
+            let asking = &mut self.destinations.lanes[lane].asking;
+            asking.remove(&mut self.connections.slab, conn);
+            asking.push_back(&mut self.connections.slab, conn);
         }
     }
 
@@ -91,8 +106,18 @@ impl Shard {
         self.homes[usize::from(home)].idle.push_back(&mut self.connections.slab, conn);
     }
 
-    /// Hands the lane's ready mail to the connections that ask for it.
+    /// Hands the lane's ready mail to the connections that ask for it, as far as the destination may
+    /// have it.
     pub(super) fn serve(&mut self, lane: u32, actions: &mut Vec<Action>) {
+        let destination = self.destinations.lanes[lane as usize].destination;
+        if self.destinations.slab[destination as usize].throttle == NIL {
+            self.serve_all(lane, actions);
+        } else {
+            self.serve_in_turn(lane, actions);
+        }
+    }
+
+    pub(super) fn serve_all(&mut self, lane: u32, actions: &mut Vec<Action>) {
         while let Some(conn) = self.destinations.lanes[lane as usize].asking.front() {
             let Some(id) = self.pop_live(lane, actions) else { return };
             self.deliver(conn, id, actions);
@@ -100,15 +125,16 @@ impl Shard {
     }
 
     /// The lane's first ready entry that is not too old; those that are expire on the way, in batches.
-    fn pop_live(&mut self, lane: u32, actions: &mut Vec<Action>) -> Option<u32> {
+    pub(super) fn pop_live(&mut self, lane: u32, actions: &mut Vec<Action>) -> Option<u32> {
         loop {
-            let head = self.destinations.lanes[lane as usize].ready.head;
+            let head = self.destinations.lanes[lane as usize].ready.front();
             if head == NIL {
                 return None;
             }
-            let live = self.retry.expiry(&self.entries[head]) > floor_secs(self.now);
+            let destination = self.destinations.lanes[lane as usize].destination;
+            let live = self.expiry(destination, head) > floor_secs(self.now);
             if !live && self.budget == 0 {
-                self.list(self.destinations.lanes[lane as usize].destination);
+                self.list(destination);
                 return None;
             }
             let id = self.pop_ready(lane)?;
@@ -120,7 +146,7 @@ impl Shard {
         }
     }
 
-    fn deliver(&mut self, conn: u32, id: u32, actions: &mut Vec<Action>) {
+    pub(super) fn deliver(&mut self, conn: u32, id: u32, actions: &mut Vec<Action>) {
         self.stop_idling(conn);
         let connection = &mut self.connections.slab[conn as usize];
         let lane = &mut self.destinations.lanes[connection.lane as usize];
@@ -130,7 +156,8 @@ impl Shard {
         connection.carried += 1;
         connection.room -= 1;
         let full = connection.room == 0;
-        let worn = connection.carried >= self.messages_per_connection;
+        let carried = connection.carried;
+        let of = lane.destination;
         self.destinations.slab[lane.destination as usize].in_flight += 1;
         self.stats.in_flight += 1;
         let home = lane.home;
@@ -139,7 +166,7 @@ impl Shard {
         }
         let conn_id = self.connections.id(conn);
         actions.push(Action::Deliver { home, conn: conn_id, entry: self.entries[id].entry() });
-        if worn {
+        if carried >= self.policy(of).messages_per_connection.max(1) {
             self.close(conn, actions);
         }
     }
@@ -157,18 +184,37 @@ impl Shard {
         Some((place, id))
     }
 
-    pub(super) fn finished(&mut self, conn: ConnId, entry: Entry, actions: &mut Vec<Action>) {
+    pub(super) fn finished(
+        &mut self,
+        conn: ConnId,
+        entry: Entry,
+        verdict: Verdict,
+        actions: &mut Vec<Action>,
+    ) {
         let Some((place, id)) = self.take_back(conn, entry) else { return };
         self.drop_entry(id);
         self.answered(place, actions);
+        let destination = self.destination_of(place);
+        match verdict {
+            Verdict::Nothing => self.accepted(destination, actions),
+            _ => self.learn(destination, verdict, 1, actions),
+        }
     }
 
-    pub(super) fn attempted(&mut self, conn: ConnId, entry: Entry, left: u16, actions: &mut Vec<Action>) {
+    pub(super) fn attempted(
+        &mut self,
+        conn: ConnId,
+        entry: Entry,
+        left: u16,
+        verdict: Verdict,
+        actions: &mut Vec<Action>,
+    ) {
         let Some((place, id)) = self.take_back(conn, entry) else { return };
         let before = std::mem::replace(&mut self.entries[id].recipients, left);
         self.stats.recipients = self.stats.recipients - u64::from(before) + u64::from(left);
         let destination = self.destination_of(place);
         self.defer(destination, id, actions);
+        self.learn(destination, verdict, 1, actions);
         self.answered(place, actions);
         self.rearm(destination);
     }
@@ -204,7 +250,8 @@ impl Shard {
     /// An entry that the connection did not attempt goes to the front of its lane.
     fn put_back(&mut self, conn: u32, id: u32) -> u32 {
         let lane = self.connections.slab[conn as usize].lane;
-        self.destinations.lanes[lane as usize].ready.push_front(&mut self.entries, id);
+        let weight = |stream| self.policies.weight(stream);
+        self.destinations.lanes[lane as usize].ready.push_front(&mut self.entries, id, weight);
         self.count_ready(self.destinations.lanes[lane as usize].destination, id);
         lane
     }
@@ -213,7 +260,7 @@ impl Shard {
         let Some(place) = self.connections.place(conn) else { return };
         let connection = &self.connections.slab[place as usize];
         if connection.state != State::Closing && connection.carried > 0 && !connection.answered {
-            return self.connect_failed(conn, false, actions);
+            return self.connect_failed(conn, false, Verdict::Nothing, actions);
         }
         self.end(place, actions);
     }
@@ -225,7 +272,13 @@ impl Shard {
         self.end(place, actions);
     }
 
-    pub(super) fn connect_failed(&mut self, conn: ConnId, permanent: bool, actions: &mut Vec<Action>) {
+    pub(super) fn connect_failed(
+        &mut self,
+        conn: ConnId,
+        permanent: bool,
+        verdict: Verdict,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(place) = self.connections.place(conn) else { return };
         let id = self.destination_of(place);
         let own = u32::from(self.connections.slab[place as usize].state == State::Open);
@@ -234,7 +287,10 @@ impl Shard {
             self.destinations.slab[id as usize].agenda.fail = true;
             self.list(id);
         } else if self.destinations.slab[id as usize].open > own {
-            self.hold(id, ceil_secs(self.now.saturating_add(limits::CONNECT_FAILED_PAUSE)));
+            self.learn(id, verdict, own, actions);
+            let earned = verdict == Verdict::FewerConnections && self.policy(id).adaptive;
+            let pause = if earned { Duration::ZERO } else { limits::CONNECT_FAILED_PAUSE };
+            self.hold(id, floor_secs(self.now.saturating_add(pause)));
         } else if self.destinations.slab[id as usize].failures == 0 || !self.held(id) {
             self.back_off(id);
         }
@@ -247,7 +303,8 @@ impl Shard {
     fn back_off(&mut self, id: u32) {
         let destination = &mut self.destinations.slab[id as usize];
         destination.failures = destination.failures.saturating_add(1);
-        let until = self.retry.next(self.now, destination.failures);
+        let schedule = &self.policies.get(destination.policy).retry_schedule;
+        let until = self.retry.next(self.now, schedule, destination.failures);
         destination.agenda.defer = true;
         let mut lane = destination.lanes;
         while lane != NIL {

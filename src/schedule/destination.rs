@@ -8,19 +8,26 @@ use slab::Slab;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::deferred::Deferred;
-use super::entries::Fifo;
 use super::list::{Linked, Links, List};
+use super::policy::PolicyId;
+use super::ready::{Cursor, Ready};
 use super::timers::{NEVER, Timed, Timer};
 use super::wheel::NIL;
 use crate::mail::address::Domain;
 
+/// The lists a lane can be in: for a connection slot, and for its turn under a rate.
+const SLOT: u8 = 0;
+pub(super) const RATE: u8 = 1;
+
 /// Lanes that wait for a connection slot.
-pub(super) type Waiting = List<0>;
+pub(super) type Waiting = List<SLOT>;
 
 /// Those in want of one resource, a destination's or a home's connections, in the order in which
 /// they are served: who has no connection at all comes before who would like another.
 #[derive(Debug)]
 pub(super) struct Queues {
+    /// Without any connection, with urgent mail.
+    pub(super) urgent: Waiting,
     pub(super) starved: Waiting,
     pub(super) growing: Waiting,
     /// Connections told to close whose slots are not free yet.
@@ -28,20 +35,26 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    pub(super) const EMPTY: Queues = Queues { starved: List::EMPTY, growing: List::EMPTY, closing: 0 };
+    pub(super) const EMPTY: Queues =
+        Queues { urgent: List::EMPTY, starved: List::EMPTY, growing: List::EMPTY, closing: 0 };
 
     /// More lanes wait than slots are about to come free.
     pub(super) fn short(&self) -> bool {
-        self.starved.len() + self.growing.len() > self.closing
+        self.urgent.len() + self.starved.len() + self.growing.len() > self.closing
     }
 
     /// More lanes without any connection wait than slots are about to come free.
     pub(super) fn starving(&self) -> bool {
-        self.starved.len() > self.closing
+        self.urgent.len() + self.starved.len() > self.closing
+    }
+
+    /// More lanes with urgent mail and no connection wait than slots are about to come free.
+    pub(super) fn pressing(&self) -> bool {
+        self.urgent.len() > self.closing
     }
 
     pub(super) fn front(&self) -> Option<u32> {
-        self.starved.front().or(self.growing.front())
+        self.urgent.front().or(self.starved.front()).or(self.growing.front())
     }
 }
 
@@ -50,6 +63,9 @@ impl Queues {
 pub(super) struct Destination {
     pub(super) name: Domain,
     pub(super) timer: Timer,
+    pub(super) policy: PolicyId,
+    /// What else holds it back, if anything does (NIL).
+    pub(super) throttle: u32,
     /// First of the chain of lanes.
     pub(super) lanes: u32,
     pub(super) deferred: Deferred,
@@ -73,6 +89,9 @@ pub(super) struct Destination {
     /// Deferred entries an operator's retry has still to make due.
     pub(super) retry_left: u32,
     pub(super) agenda: Agenda,
+    /// Messages it has accepted since that second: what it takes, should it begin to refuse.
+    pub(super) accepted: u32,
+    pub(super) accepted_since: u32,
 }
 
 /// What is still to be done for a destination in batches.
@@ -89,10 +108,12 @@ pub(super) struct Agenda {
 }
 
 impl Destination {
-    fn new(name: Domain) -> Destination {
+    fn new(name: Domain, policy: PolicyId) -> Destination {
         Destination {
             name,
             timer: Timer::UNSET,
+            policy,
+            throttle: NIL,
             lanes: NIL,
             deferred: Deferred::EMPTY,
             ready: 0,
@@ -106,6 +127,8 @@ impl Destination {
             sweep_floor: 0,
             retry_left: 0,
             agenda: Agenda::default(),
+            accepted: 0,
+            accepted_since: 0,
         }
     }
 
@@ -124,8 +147,10 @@ impl Timed for Destination {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queue {
     None,
+    DestinationUrgent,
     DestinationStarved,
     DestinationGrowing,
+    HomeUrgent,
     HomeStarved,
     HomeGrowing,
 }
@@ -138,8 +163,11 @@ pub(super) struct Lane {
     pub(super) sibling: u32,
     pub(super) home: u8,
     pub(super) queue: Queue,
+    /// It queues for its turn under a rate.
+    pub(super) in_turn: bool,
     pub(super) waiting: Links,
-    pub(super) ready: Fifo,
+    turn: Links,
+    pub(super) ready: Ready,
     /// Connections being opened.
     pub(super) opening: u32,
     /// Connections being opened or open, those told to close not counted.
@@ -148,16 +176,22 @@ pub(super) struct Lane {
     pub(super) used: u32,
     /// Connections with room for mail: those without any first, the last to get idle foremost.
     pub(super) asking: List<0>,
-    /// Entries at the front of `ready` that are to be deferred.
+    /// Entries of `ready`, the next ones first, that are to be deferred.
     pub(super) defer_left: u32,
-    /// A sweep has still to look at the entries behind `swept` (NIL: at all).
+    /// A sweep has still to look at the entries behind `swept`.
     pub(super) sweeping: bool,
-    pub(super) swept: u32,
+    pub(super) swept: Cursor,
 }
 
-impl Linked<0> for Lane {
+impl Linked<SLOT> for Lane {
     fn links(&mut self) -> &mut Links {
         &mut self.waiting
+    }
+}
+
+impl Linked<RATE> for Lane {
+    fn links(&mut self) -> &mut Links {
+        &mut self.turn
     }
 }
 
@@ -185,11 +219,8 @@ impl Destinations {
         self.names.find(hash, |id| self.slab[*id as usize].name == *name).copied()
     }
 
-    pub(super) fn find_or_add(&mut self, name: &Domain) -> u32 {
-        if let Some(id) = self.find(name) {
-            return id;
-        }
-        let id = self.slab.insert(Destination::new(name.clone())) as u32;
+    pub(super) fn add(&mut self, name: &Domain, policy: PolicyId) -> u32 {
+        let id = self.slab.insert(Destination::new(name.clone(), policy)) as u32;
         let (seed, slab) = (self.seed, &self.slab);
         self.names
             .insert_unique(Self::hash(seed, name), id, |other| Self::hash(seed, &slab[*other as usize].name));
@@ -215,15 +246,17 @@ impl Destinations {
             sibling: *first,
             home,
             queue: Queue::None,
+            in_turn: false,
             waiting: Links::NONE,
-            ready: Fifo::EMPTY,
+            turn: Links::NONE,
+            ready: Ready::EMPTY,
             opening: 0,
             active: 0,
             used: 0,
             asking: List::EMPTY,
             defer_left: 0,
             sweeping: false,
-            swept: NIL,
+            swept: Cursor::START,
         }) as u32;
         *first = lane;
         lane
@@ -263,8 +296,8 @@ mod tests {
     fn names_come_and_go() {
         let mut table = Destinations::new(9);
         let names: Vec<Domain> = (0..500).map(|n| domain(&format!("d{n}.test"))).collect();
-        let ids: Vec<u32> = names.iter().map(|name| table.find_or_add(name)).collect();
-        assert!(names.iter().zip(&ids).all(|(name, id)| table.find_or_add(name) == *id));
+        let ids: Vec<u32> = names.iter().map(|name| table.add(name, 0)).collect();
+        assert!(names.iter().zip(&ids).all(|(name, id)| table.find(name) == Some(*id)));
         for id in ids.iter().step_by(2) {
             table.remove(*id);
         }
@@ -277,7 +310,7 @@ mod tests {
     fn lanes_leave_from_any_place() {
         for gone in 0..3 {
             let mut table = Destinations::new(0);
-            let id = table.find_or_add(&domain("a.test"));
+            let id = table.add(&domain("a.test"), 0);
             let lanes: Vec<u32> = (0..3).map(|home| table.lane(id, home)).collect();
             table.remove_lane(lanes[gone]);
             let mut left: Vec<u32> = table.lanes_of(id).collect();

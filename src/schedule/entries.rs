@@ -6,8 +6,8 @@
 //! largest backlog seen. Must not: decide anything.
 use std::ops::{Index, IndexMut};
 
-use super::Entry;
 use super::wheel::NIL;
+use super::{Entry, StreamId};
 use crate::limits::ENTRY_CHUNK;
 
 /// One message's part for one destination. Times are whole seconds since 1970: `received` rounded
@@ -22,12 +22,33 @@ pub(super) struct Record {
     pub(super) part: u16,
     pub(super) recipients: u16,
     pub(super) home: u8,
-    pub(super) attempts: u8,
+    /// Attempts, and in the highest bit whether the sender was told that the mail is late.
+    pub(super) tried: u8,
+    pub(super) stream: StreamId,
 }
 
 const _: () = assert!(size_of::<Record>() == 24);
 
+const WARNED: u8 = 0x80;
+
 impl Record {
+    pub(super) fn attempts(&self) -> u8 {
+        self.tried & !WARNED
+    }
+
+    /// Sets the number of attempts; past 127 they are not told apart.
+    pub(super) fn set_attempts(&mut self, attempts: u8) {
+        self.tried = self.tried & WARNED | attempts.min(!WARNED);
+    }
+
+    pub(super) fn is_warned(&self) -> bool {
+        self.tried & WARNED != 0
+    }
+
+    pub(super) fn set_warned(&mut self) {
+        self.tried |= WARNED;
+    }
+
     pub(super) fn entry(&self) -> Entry {
         Entry { home: self.home, slot: self.slot, part: self.part }
     }
@@ -80,6 +101,14 @@ impl Entries {
             (before, id) = (id, self[id].next);
         }
         None
+    }
+
+    /// How many members of the chain from `head` stand before `entry`, if it is in it.
+    pub(super) fn position(&self, head: u32, entry: Entry) -> Option<usize> {
+        let chain = std::iter::successors((head != NIL).then_some(head), |id| {
+            Some(self[*id].next).filter(|id| *id != NIL)
+        });
+        chain.into_iter().position(|id| self[id].entry() == entry)
     }
 
     /// Takes `id` out of the chain that starts at `head`, where it follows `before`.

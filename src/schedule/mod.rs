@@ -16,7 +16,8 @@
 //! - An entry is 24 bytes; every entry is ready, deferred or held by exactly one connection.
 //! - A destination never has more than `destination_connections` slots in use, a home never more
 //!   than `connections_per_home`, each counted from Connect until Closed.
-//! - Mail of one destination at one home goes out first in, first out.
+//! - Mail of one stream for one destination at one home goes out first in, first out; streams share
+//!   by weight, urgent ones go first (see `ready`).
 //! - Who has mail and no connection waits at most until one of the connections it competes with asks
 //!   for mail: at once if that one has a sibling or nothing to do, after `limits::CONNECTION_TURN`
 //!   messages if it is its home's only one. They are served in the order in which they began to wait
@@ -31,29 +32,68 @@
 //! Files: `shard` takes the events in, `delivery` hands out mail and takes outcomes, `slots` shares
 //! out connections, `agenda` does the work in batches; beneath them `destination`, `connection`,
 //! `entries`, `deferred` hold the tables, and `wheel`, `timers`, `list`, `retry` are their parts.
+mod adapt;
 mod agenda;
 mod connection;
 mod deferred;
 mod delivery;
 mod destination;
+mod ending;
 mod entries;
+mod explain;
 mod list;
+mod pace;
+mod policy;
+mod ready;
 mod retry;
+mod rules;
 mod shard;
 #[cfg(test)]
 mod sim;
 mod slots;
 #[cfg(test)]
 mod tests;
+mod throttle;
 mod timers;
+#[cfg(test)]
+mod trial;
 mod wheel;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::WallTime;
 use crate::mail::address::Domain;
 
+pub use explain::{Explanation, Gate, GateKind};
+pub use policy::{ByName, Limits, Policies, Policy, PolicyId, Rate, StreamPolicy};
+pub use rules::{Reaction, Rule, RuleSet, Verdict};
 pub use shard::{Shard, shard_of};
+
+/// A stream of mail (a tenant, a campaign) as the scheduler knows it: the caller gives names numbers. One
+/// bit of it says whether the mail is urgent (transactional) and goes before what is not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(u16);
+
+impl StreamId {
+    /// Numbers are below this.
+    pub const NUMBERS: u16 = 1 << 15;
+
+    /// An ordinary stream.
+    pub fn new(number: u16) -> StreamId {
+        StreamId(number % StreamId::NUMBERS)
+    }
+    /// The urgent mail of a stream.
+    pub fn urgent(number: u16) -> StreamId {
+        StreamId((number % StreamId::NUMBERS) | StreamId::NUMBERS)
+    }
+    pub fn number(self) -> u16 {
+        self.0 % StreamId::NUMBERS
+    }
+    pub fn is_urgent(self) -> bool {
+        self.0 >= StreamId::NUMBERS
+    }
+}
 
 /// One message's part for one destination: `slot` is the home's name for the message, `part` the
 /// index of the destination within it (as `Envelope::destinations` counts).
@@ -72,12 +112,9 @@ pub struct ConnId(pub u64);
 pub struct ShardConfig {
     pub seed: u64,
     pub homes: u8,
-    /// Delays after the first, second, … failed attempt; the last repeats. Jittered by ±`jitter_percent`.
-    pub retry_schedule: Vec<Duration>,
+    /// Spread of retry times around the schedule of a policy.
     pub jitter_percent: u8,
-    pub max_age: Duration,
-    pub destination_connections: u32,
-    pub messages_per_connection: u32,
+    pub policies: Arc<Policies>,
     /// Entries a connection may hold at once (`limits::CONNECTION_WINDOW`).
     pub window: usize,
     /// Connections one home may have open in this shard's name.
@@ -92,6 +129,7 @@ pub enum Event<'a> {
     Enqueue {
         destination: &'a Domain,
         entry: Entry,
+        stream: StreamId,
         recipients: u16,
         attempts: u8,
         received_at: WallTime,
@@ -101,10 +139,10 @@ pub enum Event<'a> {
     /// last request counts: entries handed out are taken off it, a new Want replaces it, a Returned ends it.
     Want { conn: ConnId, room: u8 },
     /// Every recipient of the part is finished (delivered or failed).
-    Finished { conn: ConnId, entry: Entry },
+    Finished { conn: ConnId, entry: Entry, verdict: Verdict },
     /// Some recipients are still pending: counts an attempt, schedules the next; answered with
     /// `Action::Deferred` (so the home can log the next time) or `Action::Expired`.
-    Deferred { conn: ConnId, entry: Entry, recipients_left: u16 },
+    Deferred { conn: ConnId, entry: Entry, recipients_left: u16, verdict: Verdict },
     /// Handed out but never attempted (the connection died first): back to the front, no attempt
     /// counted. The connection gets no more mail unless it asks again. The one handed out last is to be
     /// returned first, so that they keep their order.
@@ -113,8 +151,9 @@ pub enum Event<'a> {
     /// (e.g. NXDOMAIN, null MX) is answered with `Action::Fail` for every entry that is queued for the
     /// destination until that is done. Otherwise, if no connection of the destination works, it backs off as
     /// a whole and its ready entries are deferred (attempt counted) with `Action::Deferred`; afterwards it is
-    /// probed with one connection until one greets. If some work, no new one is opened for a short time.
-    ConnectFailed { conn: ConnId, permanent: bool },
+    /// probed with one connection until one greets. If some work, no new one is opened for a short time, or,
+    /// where the peer says that there are too many, until one more has been earned.
+    ConnectFailed { conn: ConnId, permanent: bool, verdict: Verdict },
     /// Could not even try (DNS queue full, local resource); the connection is gone. Tried again shortly, no
     /// attempt counted.
     ConnectPutOff { conn: ConnId },
@@ -128,6 +167,14 @@ pub enum Event<'a> {
     Retry { destination: Option<&'a Domain> },
     /// The message was removed, or is held: forget this entry wherever it waits (no-op when in flight).
     Forget { entry: Entry, destination: &'a Domain },
+    /// Operator: the destination gets no connection and no mail until `until` (None: until Resume). Its
+    /// connections are closed when what they hold is accounted for. Kept while the destination has no
+    /// mail. `max_age` goes on.
+    Suspend { destination: &'a Domain, until: Option<WallTime> },
+    /// Operator: the end of a suspension, its own or one that a reply has caused.
+    Resume { destination: &'a Domain },
+    /// New policies and limits, in force from here on; every destination's policy is found anew.
+    Policies(Arc<Policies>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,8 +189,24 @@ pub enum Action {
     Deferred { entry: Entry, attempts: u8, next: WallTime },
     /// Older than max_age: the home fails the pending recipients (with the last reply it knows).
     Expired { entry: Entry },
+    /// Older than the policy's `delay_warning` and not delivered: the home tells the sender, once. Mail that
+    /// is that old when it is enqueued counts as told.
+    Delayed { entry: Entry },
     /// The destination cannot take mail, ever (from ConnectFailed permanent).
     Fail { entry: Entry },
+    /// What is asked of the destination has changed by itself, for what it answered. For the record.
+    Adapted { destination: Domain, change: Adaptation },
+}
+
+/// How the scheduler has changed what it asks of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adaptation {
+    /// So many connections, and messages in an hour, at most.
+    Limits { connections: u32, per_hour: Option<u64> },
+    /// Nothing more until then.
+    Suspended { until: WallTime },
+    /// Back at the limits that are configured.
+    Recovered,
 }
 
 /// What a shard holds, for metrics and `queue summary`.
@@ -155,6 +218,8 @@ pub struct ShardStats {
     pub ready: u64,
     pub deferred: u64,
     pub in_flight: u64,
+    /// To expire or fail, as fast as the server reports it.
+    pub ending: u64,
     pub connections: u64,
 }
 

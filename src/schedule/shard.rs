@@ -6,15 +6,19 @@
 //! set. Must not: read a clock.
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::connection::{Connections, IDLE};
 use super::destination::{Destinations, Queues};
+use super::ending::Endings;
 use super::entries::{Entries, Record};
 use super::list::List;
+use super::policy::{Policies, Policy};
 use super::retry::{Retry, ceil_secs, floor_secs};
+use super::throttle::Throttles;
 use super::timers::{NEVER, Timers};
 use super::wheel::NIL;
 use super::{Action, DestinationStats, Entry, Event, ShardConfig, ShardStats};
@@ -43,14 +47,17 @@ pub struct Shard {
     pub(super) connections: Connections,
     pub(super) homes: Vec<Home>,
     pub(super) timers: Timers,
+    pub(super) throttles: Throttles,
+    pub(super) endings: Endings,
     pub(super) retry: Retry,
+    pub(super) policies: Arc<Policies>,
+    /// Where finding policies anew has got to in the table of destinations.
+    pub(super) policies_from: Option<usize>,
     /// Destinations with work left to do in batches.
     pub(super) agenda: VecDeque<u32>,
     /// Where a retry of everything has got to in the table of destinations.
     pub(super) retry_from: Option<usize>,
     pub(super) stats: ShardStats,
-    pub(super) destination_connections: u32,
-    pub(super) messages_per_connection: u32,
     pub(super) window: u8,
     pub(super) connections_per_home: usize,
     connection_idle: Duration,
@@ -68,12 +75,14 @@ impl Shard {
             connections: Connections::new(),
             homes: (0..config.homes).map(|_| home()).collect(),
             timers: Timers::new(),
-            retry: Retry::new(config.retry_schedule, config.jitter_percent, config.max_age, config.seed),
+            throttles: Throttles::new(),
+            endings: Endings::new(),
+            retry: Retry::new(config.jitter_percent, config.seed),
+            policies: config.policies,
+            policies_from: None,
             agenda: VecDeque::new(),
             retry_from: None,
             stats: ShardStats::default(),
-            destination_connections: config.destination_connections.max(1),
-            messages_per_connection: config.messages_per_connection.max(1),
             window: config.window.clamp(1, u8::MAX.into()) as u8,
             connections_per_home: config.connections_per_home.max(1),
             connection_idle: config.connection_idle,
@@ -86,37 +95,56 @@ impl Shard {
         self.now = self.now.max(now);
         self.budget = limits::SCHEDULE_BATCH;
         match event {
-            Event::Enqueue { destination, entry, recipients, attempts, received_at, due } => {
-                let record = Record {
+            Event::Enqueue { destination, entry, stream, recipients, attempts, received_at, due } => {
+                let mut record = Record {
                     slot: entry.slot,
                     received: floor_secs(received_at),
-                    due: ceil_secs(due),
+                    // Seconds are rounded up, but what is due is not to wait for the next one.
+                    due: if due <= self.now { 0 } else { ceil_secs(due) },
                     next: NIL,
                     part: entry.part,
                     recipients,
                     home: entry.home,
-                    attempts,
+                    stream,
+                    ..Record::default()
                 };
+                record.set_attempts(attempts);
                 self.enqueue(destination, record, actions);
             }
             Event::Want { conn, room } => self.want(conn, room, actions),
-            Event::Finished { conn, entry } => self.finished(conn, entry, actions),
-            Event::Deferred { conn, entry, recipients_left } => {
-                self.attempted(conn, entry, recipients_left, actions);
+            Event::Finished { conn, entry, verdict } => self.finished(conn, entry, verdict, actions),
+            Event::Deferred { conn, entry, recipients_left, verdict } => {
+                self.attempted(conn, entry, recipients_left, verdict, actions);
             }
             Event::Returned { conn, entry } => self.returned(conn, entry, actions),
-            Event::ConnectFailed { conn, permanent } => self.connect_failed(conn, permanent, actions),
+            Event::ConnectFailed { conn, permanent, verdict } => {
+                self.connect_failed(conn, permanent, verdict, actions);
+            }
             Event::ConnectPutOff { conn } => self.connect_put_off(conn, actions),
             Event::Closed { conn } => self.closed(conn, actions),
             Event::Timer => self.timer(actions),
             Event::Retry { destination } => self.retry(destination, actions),
             Event::Forget { entry, destination } => self.forget(entry, destination, actions),
+            Event::Suspend { destination, until } => {
+                let id = self.find_or_add(destination);
+                self.suspend(id, until, actions);
+            }
+            Event::Resume { destination } => {
+                if let Some(id) = self.destinations.find(destination) {
+                    self.resume(id, actions);
+                }
+            }
+            Event::Policies(policies) => {
+                self.policies = policies;
+                self.policies_from = Some(0);
+                self.find_policies(actions);
+            }
         }
     }
 
     /// When `Event::Timer` should come next, if anything waits for time; in the past if work is left.
     pub fn next_timer(&self) -> Option<WallTime> {
-        if !self.agenda.is_empty() || self.retry_from.is_some() {
+        if !self.agenda.is_empty() || self.retry_from.is_some() || self.policies_from.is_some() {
             return Some(self.now);
         }
         let idle = self.homes.iter().filter_map(|home| {
@@ -124,7 +152,7 @@ impl Shard {
             Some(since.saturating_add(self.connection_idle))
         });
         let timer = self.timers.earliest().map(|secs| WallTime::from_secs(secs.into()));
-        idle.chain(timer).min()
+        idle.chain(timer).chain(self.throttles.earliest()).chain(self.endings.next()).min()
     }
 
     /// The counts, kept as events come: O(1).
@@ -132,6 +160,7 @@ impl Shard {
         ShardStats {
             destinations: self.destinations.slab.len() as u64,
             connections: self.connections.slab.len() as u64,
+            ending: self.endings.len(),
             ..self.stats.clone()
         }
     }
@@ -150,7 +179,7 @@ impl Shard {
         most.into_sorted_vec().into_iter().map(|(_, _, id)| self.describe(id)).collect()
     }
 
-    fn describe(&self, id: usize) -> DestinationStats {
+    pub(super) fn describe(&self, id: usize) -> DestinationStats {
         let destination = &self.destinations.slab[id];
         let seconds = |secs: u32| WallTime::from_secs(secs.into());
         let backs_off = destination.failures > 0 && self.held(id as u32);
@@ -169,8 +198,12 @@ impl Shard {
     }
 
     fn enqueue(&mut self, name: &Domain, record: Record, actions: &mut Vec<Action>) {
-        let destination = self.destinations.find_or_add(name);
+        let destination = self.find_or_add(name);
         let id = self.entries.insert(record);
+        if self.warning(destination, id) <= floor_secs(self.now) {
+            // Late already when it comes back from the log: it was told then.
+            self.entries[id].set_warned();
+        }
         self.stats.entries += 1;
         self.stats.recipients += u64::from(record.recipients);
         if let Some(lane) = self.wake(destination, id, actions) {
@@ -181,17 +214,36 @@ impl Shard {
         self.tidy(destination);
     }
 
+    pub(super) fn find_or_add(&mut self, name: &Domain) -> u32 {
+        if let Some(id) = self.destinations.find(name) {
+            return id;
+        }
+        let id = self.destinations.add(name, self.policies.of(name));
+        self.apply_policy(id);
+        id
+    }
+
+    pub(super) fn policy(&self, destination: u32) -> &Policy {
+        self.policies.get(self.destinations.slab[destination as usize].policy)
+    }
+
+    /// The second from which an entry of the destination is too old to be tried.
+    pub(super) fn expiry(&self, destination: u32, entry: u32) -> u32 {
+        Retry::expiry(&self.entries[entry], self.policy(destination).max_age)
+    }
+
     /// An entry in no chain whose due time may have come: ready, deferred or expired. Returns the lane
     /// it is ready in.
     pub(super) fn wake(&mut self, destination: u32, id: u32, actions: &mut Vec<Action>) -> Option<u32> {
         let now = floor_secs(self.now);
-        let expiry = self.retry.expiry(&self.entries[id]);
+        let expiry = self.expiry(destination, id);
         if expiry <= now {
             self.expire(id, actions);
             None
         } else if self.entries[id].due <= now {
             let lane = self.destinations.lane(destination, self.entries[id].home);
-            self.destinations.lanes[lane as usize].ready.push_back(&mut self.entries, id);
+            let weight = |stream| self.policies.weight(stream);
+            self.destinations.lanes[lane as usize].ready.push_back(&mut self.entries, id, weight);
             self.count_ready(destination, id);
             Some(lane)
         } else {
@@ -204,43 +256,38 @@ impl Shard {
 
     pub(super) fn count_ready(&mut self, destination: u32, id: u32) {
         self.stats.ready += 1;
-        let expiry = self.retry.expiry(&self.entries[id]);
+        let look = self.next_look(destination, id);
         let destination = &mut self.destinations.slab[destination as usize];
         destination.ready += 1;
-        destination.sweep_at = destination.sweep_at.min(expiry.max(destination.sweep_floor));
+        destination.sweep_at = destination.sweep_at.min(look.max(destination.sweep_floor));
     }
 
     /// Takes the first ready entry of a lane.
     pub(super) fn pop_ready(&mut self, lane: u32) -> Option<u32> {
-        let id = self.destinations.lanes[lane as usize].ready.head;
-        (id != NIL).then(|| {
-            self.remove_ready(lane, NIL, id);
-            id
-        })
+        let id = self.destinations.lanes[lane as usize].ready.pop(&mut self.entries)?;
+        self.took_ready(lane, NIL, id);
+        Some(id)
     }
 
     /// Counts an attempt of an entry in no chain and defers it, or expires it if it is too old.
     pub(super) fn defer(&mut self, destination: u32, id: u32, actions: &mut Vec<Action>) {
+        let expiry = self.expiry(destination, id);
+        self.warn(destination, id, actions);
+        let policy = self.policies.get(self.destinations.slab[destination as usize].policy);
         let record = &mut self.entries[id];
-        record.attempts = record.attempts.saturating_add(1);
-        let expiry = self.retry.expiry(record);
+        record.set_attempts(record.attempts() + 1);
         let now = floor_secs(self.now);
         if expiry <= now {
             return self.expire(id, actions);
         }
-        record.due = self.retry.next(self.now, record.attempts).min(expiry);
+        record.due = self.retry.next(self.now, &policy.retry_schedule, record.attempts()).min(expiry);
         actions.push(Action::Deferred {
             entry: record.entry(),
-            attempts: record.attempts,
+            attempts: record.attempts(),
             next: WallTime::from_secs(record.due.into()),
         });
         self.destinations.slab[destination as usize].deferred.push(&mut self.entries, id, now);
         self.stats.deferred += 1;
-    }
-
-    pub(super) fn expire(&mut self, id: u32, actions: &mut Vec<Action>) {
-        actions.push(Action::Expired { entry: self.entries[id].entry() });
-        self.drop_entry(id);
     }
 
     /// Forgets an entry that is in no chain.
@@ -270,7 +317,10 @@ impl Shard {
     }
 
     fn forget(&mut self, entry: Entry, name: &Domain, actions: &mut Vec<Action>) {
-        let Some(destination) = self.destinations.find(name) else { return };
+        let Some(destination) = self.destinations.find(name) else {
+            self.forget_ending(entry);
+            return;
+        };
         if let Some(id) =
             self.destinations.slab[destination as usize].deferred.remove(&mut self.entries, entry)
         {
@@ -280,10 +330,13 @@ impl Shard {
         }
         let found = self.destinations.lanes_of(destination).find_map(|id| {
             let lane = &self.destinations.lanes[id as usize];
-            let (before, entry_id) = self.entries.find(lane.ready.head, entry)?;
-            Some((id, before, entry_id))
+            let (before, at) = lane.ready.heads().find_map(|head| self.entries.find(head, entry))?;
+            Some((id, before, at))
         });
-        let Some((lane, before, id)) = found else { return };
+        let Some((lane, before, id)) = found else {
+            self.forget_ending(entry);
+            return;
+        };
         self.remove_ready(lane, before, id);
         self.drop_entry(id);
         self.seek(lane, actions);
@@ -293,10 +346,15 @@ impl Shard {
 
     /// Takes `id`, which follows `before`, out of a lane's queue.
     pub(super) fn remove_ready(&mut self, lane: u32, before: u32, id: u32) {
+        self.destinations.lanes[lane as usize].ready.remove(&mut self.entries, before, id);
+        self.took_ready(lane, before, id);
+    }
+
+    /// Counts an entry that was taken out of a lane's queue, where it followed `before`.
+    fn took_ready(&mut self, lane: u32, before: u32, id: u32) {
         let lane = &mut self.destinations.lanes[lane as usize];
-        lane.ready.remove(&mut self.entries, before, id);
-        if lane.swept == id {
-            lane.swept = before;
+        if lane.swept.before == id {
+            lane.swept.before = before;
         }
         lane.defer_left = lane.defer_left.min(lane.ready.len);
         let destination = &mut self.destinations.slab[lane.destination as usize];
@@ -322,6 +380,9 @@ impl Shard {
         while let Some(id) = self.timers.pop(&mut self.destinations.slab, now, &mut self.budget) {
             self.list(id);
         }
+        self.run_endings(actions);
+        self.wake_throttles(actions);
+        self.find_policies(actions);
         self.run_agenda(actions);
     }
 
@@ -347,7 +408,7 @@ impl Shard {
     pub(super) fn tidy(&mut self, id: u32) {
         let destination = &self.destinations.slab[id as usize];
         let idle = destination.lanes == NIL && destination.entries() == 0;
-        if idle && !destination.agenda.listed && !self.held(id) {
+        if idle && !destination.agenda.listed && !self.held(id) && self.may_forget(id) {
             self.timers.cancel(&mut self.destinations.slab, id);
             self.destinations.remove(id);
         }

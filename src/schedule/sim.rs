@@ -5,13 +5,14 @@
 //! agree with each other. Promises: one seed gives one trace; a failing run prints its seed. Must not:
 //! use anything of the shard's state to decide what happens next.
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::fmt::Write;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::connection::State;
+use super::tests::Settings;
 use super::*;
 use crate::clock::Rng;
 use crate::limits;
@@ -89,7 +90,7 @@ impl Message {
 
 struct World {
     shard: Shard,
-    config: ShardConfig,
+    config: Settings,
     rng: Rng,
     now: u64,
     serial: u64,
@@ -101,8 +102,11 @@ struct World {
     /// Connections as the receiver counts them.
     at_destination: Vec<u32>,
     at_home: Vec<usize>,
-    /// Slot of the last entry handed out in order, by destination and home.
-    last: BTreeMap<(usize, u8), u32>,
+    /// Slot of the last entry handed out in order, by destination, home and stream.
+    last: BTreeMap<(usize, u8, StreamId), u32>,
+    /// When messages were handed out, by destination.
+    sent: BTreeMap<usize, VecDeque<u64>>,
+    warned: BTreeSet<Entry>,
     arrivals_left: u32,
     next_slot: u32,
     trace: u64,
@@ -116,21 +120,24 @@ impl World {
     fn new(seed: u64, messages: u32) -> World {
         println!("seed {seed}");
         let mut rng = Rng::new(seed);
-        let config = ShardConfig {
-            seed,
-            homes: 1 + rng.below(5) as u8,
-            retry_schedule: [60, 300, 900, 3600].map(Duration::from_secs).into(),
-            jitter_percent: 20,
-            max_age: Duration::from_secs(3600 * (6 + rng.below(40))),
-            destination_connections: 1 + rng.below(6) as u32,
-            messages_per_connection: 1 + rng.below(60) as u32,
-            window: 1 + rng.below(3) as usize,
-            connections_per_home: 1 + rng.below(12) as usize,
-            connection_idle: Duration::from_millis(rng.below(8000)),
-        };
+        let mut config =
+            Settings { seed, homes: 1 + rng.below(5) as u8, jitter_percent: 20, ..Settings::new() };
+        config.policy.retry_schedule = [60, 300, 900, 3600].map(Duration::from_secs).into();
+        config.policy.max_age = Duration::from_secs(3600 * (6 + rng.below(40)));
+        config.policy.limits.connections = 1 + rng.below(6) as u32;
+        config.policy.messages_per_connection = 1 + rng.below(60) as u32;
+        config.policy.delay_warning = Some(Duration::from_secs(3600 * (1 + rng.below(4))));
+        config.policy.adaptive = rng.below(2) == 0;
+        if rng.below(2) == 0 {
+            let (count, secs) = (1 + rng.below(50) as u32, 1 + rng.below(100));
+            config.policy.limits.message_rate = Some(Rate::new(count, Duration::from_secs(secs)));
+        }
+        config.window = 1 + rng.below(3) as usize;
+        config.connections_per_home = 1 + rng.below(12) as usize;
+        config.connection_idle = Duration::from_millis(rng.below(8000));
         let destinations = 1 + rng.below(20) as usize;
         let mut world = World {
-            shard: Shard::new(config.clone()),
+            shard: config.shard(),
             names: (0..destinations)
                 .map(|n| Domain::parse(format!("d{n}.test").as_bytes()).expect("valid"))
                 .collect(),
@@ -144,6 +151,8 @@ impl World {
             at_destination: vec![0; destinations],
             at_home: vec![0; config.homes.into()],
             last: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            warned: BTreeSet::new(),
             arrivals_left: messages,
             next_slot: 0,
             trace: 0,
@@ -231,6 +240,7 @@ impl World {
             self.tell(Event::Enqueue {
                 destination: &name,
                 entry,
+                stream: stream_of(entry),
                 recipients: 1 + self.next_slot as u16 % 3,
                 attempts: 0,
                 received_at: WallTime(received),
@@ -273,12 +283,25 @@ impl World {
         let put_off = self.chance(3);
         if down || put_off {
             self.forget_conn(conn);
-            let failed = Event::ConnectFailed { conn, permanent: peer == Peer::Gone };
+            let failed =
+                Event::ConnectFailed { conn, permanent: peer == Peer::Gone, verdict: self.verdict(peer) };
             self.tell(if put_off { Event::ConnectPutOff { conn } } else { failed });
         } else {
             self.conns.get_mut(&conn).expect("it was opened").open = true;
             self.want(conn);
         }
+    }
+
+    /// What a refusal teaches: nothing, or anything that a flaky peer might say.
+    fn verdict(&mut self, peer: Peer) -> Verdict {
+        let verdicts = [
+            Verdict::Nothing,
+            Verdict::FewerConnections,
+            Verdict::Slower,
+            Verdict::BackOff,
+            Verdict::Suspend(Duration::from_secs(900)),
+        ];
+        if peer == Peer::Flaky { verdicts[self.rng.below(5) as usize] } else { Verdict::Nothing }
     }
 
     fn want(&mut self, conn: ConnId) {
@@ -301,11 +324,12 @@ impl World {
         }
         let entry = state.held.pop_front().expect("an outcome is of something");
         if self.chance(if peer == Peer::Flaky { 30 } else { 5 }) {
-            self.tell(Event::Deferred { conn, entry, recipients_left: 1 });
+            let verdict = self.verdict(peer);
+            self.tell(Event::Deferred { conn, entry, recipients_left: 1, verdict });
         } else {
             self.messages.get_mut(&entry).expect("known").whereabouts = Whereabouts::Done;
             self.done[0] += 1;
-            self.tell(Event::Finished { conn, entry });
+            self.tell(Event::Finished { conn, entry, verdict: Verdict::Nothing });
         }
         let state = &self.conns[&conn];
         if state.closing && state.held.is_empty() {
@@ -366,7 +390,7 @@ impl World {
                 let destination = self.names.iter().position(|name| *name == destination).expect("known");
                 self.at_destination[destination] += 1;
                 self.at_home[usize::from(home)] += 1;
-                let limit = self.config.destination_connections;
+                let limit = self.config.policy.limits.connections;
                 assert!(self.at_destination[destination] <= limit, "a destination's limit holds");
                 let limit = self.config.connections_per_home;
                 assert!(self.at_home[usize::from(home)] <= limit, "a home's limit holds");
@@ -402,13 +426,23 @@ impl World {
                 let expiry = self.expiry(entry);
                 assert!(self.now + SECOND >= expiry, "not before its time");
                 let message = &self.messages[&entry];
-                let sweep = self.config.max_age.as_micros() as u64 / u64::from(limits::EXPIRY_SWEEPS);
+                let sweep = self.config.policy.max_age.as_micros() as u64 / u64::from(limits::EXPIRY_SWEEPS);
                 let latest = expiry.max(message.returned) + sweep + 2 * SECOND;
                 let held = matches!(message.whereabouts, Whereabouts::Held(_));
                 assert!(held || self.now <= latest, "not much later");
                 self.move_to(entry, Whereabouts::Done);
                 self.done[1] += 1;
             }
+            Action::Delayed { entry } => {
+                let warning = self.config.policy.delay_warning.expect("it is ordered");
+                let message = &self.messages[&entry];
+                assert!(
+                    self.now + SECOND >= message.received + warning.as_micros() as u64,
+                    "not before its time"
+                );
+                assert!(self.warned.insert(entry), "once");
+            }
+            Action::Adapted { .. } => assert!(self.config.policy.adaptive),
             Action::Fail { entry } => {
                 assert_eq!(self.peers[self.messages[&entry].destination], Peer::Gone);
                 self.move_to(entry, Whereabouts::Done);
@@ -429,17 +463,27 @@ impl World {
         state.held.push_back(entry);
         state.carried += 1;
         assert!(
-            state.held.len() <= self.config.window && state.carried <= self.config.messages_per_connection
+            state.held.len() <= self.config.window
+                && state.carried <= self.config.policy.messages_per_connection
         );
         if !std::mem::replace(&mut message.out_of_order, true) {
-            let last = self.last.insert((message.destination, home), entry.slot);
+            let last = self.last.insert((message.destination, home, stream_of(entry)), entry.slot);
             assert!(last.is_none_or(|last| last < entry.slot), "first in, first out");
         }
+        let destination = state.destination;
         self.go_on(conn);
+        if let Some(rate) = self.config.policy.limits.message_rate {
+            let sent = self.sent.entry(destination).or_default();
+            sent.push_back(self.now);
+            if sent.len() > rate.count as usize {
+                let first = sent.pop_front().expect("there are some");
+                assert!(self.now - first >= rate.per.as_micros() as u64, "a rate holds");
+            }
+        }
     }
 
     fn expiry(&self, entry: Entry) -> u64 {
-        self.messages[&entry].received + self.config.max_age.as_micros() as u64
+        self.messages[&entry].received + self.config.policy.max_age.as_micros() as u64
     }
 
     fn move_to(&mut self, entry: Entry, to: Whereabouts) {
@@ -447,6 +491,14 @@ impl World {
         assert_ne!(message.whereabouts, Whereabouts::Done, "an end is final");
         message.whereabouts = to;
         message.out_of_order = true;
+    }
+}
+
+/// Three streams, one of them urgent.
+fn stream_of(entry: Entry) -> StreamId {
+    match entry.slot % 5 {
+        0 => StreamId::urgent(2),
+        n => StreamId::new((n % 2) as u16),
     }
 }
 
@@ -461,24 +513,28 @@ fn check(shard: &Shard) {
     assert_eq!(stats.ready, table.lanes.iter().map(|(_, lane)| u64::from(lane.ready.len)).sum::<u64>());
     assert_eq!(stats.deferred, sum(&|d| d.deferred.len().into()));
     assert_eq!(stats.in_flight, sum(&|d| d.in_flight.into()));
-    assert_eq!(stats.entries, stats.ready + stats.deferred + stats.in_flight);
+    assert_eq!(stats.entries, stats.ready + stats.deferred + stats.in_flight + stats.ending);
     assert_eq!(stats.connections, sum(&|d| d.used.into()));
     assert_eq!(stats.connections, shard.homes.iter().map(|home| home.used as u64).sum::<u64>());
     let closing = shard.connections.slab.iter().filter(|(_, conn)| conn.state == State::Closing).count();
     assert_eq!(closing as u64, sum(&|d| d.queues.closing.into()));
     for (id, destination) in &table.slab {
-        let resting = shard.held(id as u32);
-        let full =
-            destination.used >= if destination.failures > 0 { 1 } else { shard.destination_connections };
+        let throttled = shard.is_throttled(id as u32);
+        let resting = shard.held(id as u32) || throttled;
+        let full = destination.used >= shard.slots(id as u32);
         let queues = &destination.queues;
-        assert!(queues.front().is_none() || (full && !resting), "a free slot is given away");
+        let waits = throttled || full && !resting;
+        assert!(queues.front().is_none() || waits, "a free slot is given away");
         let mut lanes = table.lanes_of(id as u32).map(|lane| &table.lanes[lane as usize]);
         let forgotten = lanes.any(|lane| {
             lane.ready.len > 0 && lane.queue == destination::Queue::None && lane.active == 0 && !resting
         });
-        assert!(!forgotten || destination.agenda.listed, "mail without a connection queues for one");
+        let wakes = destination.agenda.listed || shard.throttle_wakes(id as u32);
+        assert!(!forgotten || wakes, "mail without a connection queues for one");
         let timed = destination.timer.due() != timers::NEVER || destination.agenda.listed;
-        assert!(timed || (destination.deferred.len() == 0 && !resting && destination.ready == 0));
+        assert!(
+            timed || (destination.deferred.len() == 0 && !shard.held(id as u32) && destination.ready == 0)
+        );
     }
     for home in &shard.homes {
         assert!(home.queues.front().is_none() || home.used >= shard.connections_per_home);
@@ -489,7 +545,7 @@ fn check(shard: &Shard) {
 fn seeds() -> Vec<u64> {
     match std::env::var("RINGPOST_SEED") {
         Ok(seed) => vec![seed.parse().expect("a seed is a number")],
-        Err(_) => (1..=60).collect(),
+        Err(_) => (1..=24).collect(),
     }
 }
 
@@ -525,7 +581,7 @@ fn one_seed_gives_one_trace() {
 fn the_checkers_can_fail() {
     for seed in 1.. {
         let mut world = World::new(seed, 300);
-        world.config.destination_connections -= 1;
+        world.config.policy.limits.connections -= 1;
         world.run();
     }
 }
@@ -535,15 +591,10 @@ fn the_checkers_can_fail() {
 #[test]
 fn a_backlog_does_not_hold_up_a_quiet_destination() {
     let mut world = World::new(1, 0);
-    world.config = ShardConfig {
-        homes: 1,
-        destination_connections: 2,
-        connections_per_home: 2,
-        messages_per_connection: 1000,
-        window: 2,
-        ..world.config.clone()
-    };
-    world.shard = Shard::new(world.config.clone());
+    world.config = Settings { homes: 1, connections_per_home: 2, window: 2, ..world.config.clone() };
+    world.config.policy.limits.connections = 2;
+    world.config.policy.messages_per_connection = 1000;
+    world.shard = world.config.shard();
     world.names = (0..6).map(|n| Domain::parse(format!("d{n}.test").as_bytes()).expect("valid")).collect();
     world.peers = vec![Peer::Healthy; 6];
     world.at_destination = vec![0; 6];
@@ -559,6 +610,7 @@ fn a_backlog_does_not_hold_up_a_quiet_destination() {
         world.tell(Event::Enqueue {
             destination: &name,
             entry,
+            stream: StreamId::default(),
             recipients: 1,
             attempts: 0,
             received_at: at,

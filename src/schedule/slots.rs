@@ -3,13 +3,13 @@
 //! Owns: the sharing out of two resources, the slots of a destination and those of a home. A *lane*
 //! (one destination's mail at one home) that could use another connection gets it if both have a
 //! slot free; else it stands in the queue of the one that has none, in that one's order: lanes
-//! without any connection first (`starved`), then those that would like one more (`growing`).
+//! without any connection first (`starved`; of them those with urgent mail), then those that would like one more (`growing`).
 //!
 //! Promises, after every event: a destination with lanes in its queues has no slot free (or may open
 //! none now), nor has a home. Fairness: as long as more lanes wait than slots are about to come
 //! free, an idle connection is closed at once to make room; and for a starved lane the first
 //! connection that asks for mail gives its slot up, if its lane has another one or if it has carried
-//! `limits::CONNECTION_TURN` messages. So the lane first in line waits for one window of messages of
+//! `limits::CONNECTION_TURN` messages; to a lane with urgent mail every other yields at once. So the lane first in line waits for one window of messages of
 //! one connection, or, if every lane it competes with has but one, for one turn of one connection;
 //! the n-th in line for n of them. A lane that gave up its last slot queues anew, behind the others.
 //!
@@ -18,17 +18,24 @@ use super::Action;
 use super::connection::State;
 use super::destination::{Queue, Queues, Waiting};
 use super::shard::Shard;
+use super::wheel::NIL;
 use crate::limits;
 
 impl Shard {
     /// Connections the destination may hold: one while it is probed, none while it must rest.
-    fn slots(&self, destination: u32) -> u32 {
+    pub(super) fn slots(&self, destination: u32) -> u32 {
         if self.held(destination) {
             0
         } else if self.destinations.slab[destination as usize].failures > 0 {
             1
         } else {
-            self.destination_connections
+            let limit = self.policy(destination).limits.connections.max(1);
+            let at = self.destinations.slab[destination as usize].throttle;
+            if at == NIL {
+                return limit;
+            }
+            let adaptive = self.throttles.slab[at as usize].adaptive.as_ref();
+            adaptive.map_or(limit, |adaptive| adaptive.connections.min(limit))
         }
     }
 
@@ -36,7 +43,7 @@ impl Shard {
         self.destinations.slab[destination as usize].used >= self.slots(destination)
     }
 
-    fn home_full(&self, home: u8) -> bool {
+    pub(super) fn home_full(&self, home: u8) -> bool {
         self.homes[usize::from(home)].used >= self.connections_per_home
     }
 
@@ -48,6 +55,7 @@ impl Shard {
             && lane.defer_left == 0
             && !destination.agenda.fail
             && !self.held(lane.destination)
+            && (destination.throttle == NIL || !self.is_throttled(lane.destination))
     }
 
     /// Opens what the lane can use and may have; else it queues, or leaves the queue it is in.
@@ -60,13 +68,18 @@ impl Shard {
     fn admit(&mut self, id: u32, actions: &mut Vec<Action>) -> bool {
         if !self.could_use_another(id) {
             self.set_queue(id, Queue::None);
+            self.wake_when_due(self.destinations.lanes[id as usize].destination);
             return false;
         }
         let lane = &self.destinations.lanes[id as usize];
-        let starved = lane.active == 0;
-        let queue = match (self.destination_full(lane.destination), self.home_full(lane.home)) {
+        let (starved, urgent) = (lane.active == 0, lane.ready.is_urgent());
+        let (destination, home) = (lane.destination, lane.home);
+        let full = self.destination_full(destination);
+        let queue = match (full || !self.connection_is_due(destination), self.home_full(home)) {
+            (true, _) if starved && urgent => Queue::DestinationUrgent,
             (true, _) if starved => Queue::DestinationStarved,
             (true, _) => Queue::DestinationGrowing,
+            (false, true) if starved && urgent => Queue::HomeUrgent,
             (false, true) if starved => Queue::HomeStarved,
             (false, true) => Queue::HomeGrowing,
             (false, false) => Queue::None,
@@ -76,7 +89,9 @@ impl Shard {
             self.open(id, actions);
             return true;
         }
-        self.make_room(id, actions);
+        if full || matches!(queue, Queue::HomeUrgent | Queue::HomeStarved | Queue::HomeGrowing) {
+            self.make_room(id, actions);
+        }
         false
     }
 
@@ -87,9 +102,11 @@ impl Shard {
         lane.used += 1;
         let destination = &mut self.destinations.slab[lane.destination as usize];
         destination.used += 1;
-        self.homes[usize::from(lane.home)].used += 1;
+        let (home, name, of) = (lane.home, destination.name.clone(), lane.destination);
+        self.homes[usize::from(home)].used += 1;
+        self.count_connection(of);
         let conn = self.connections.open(id);
-        actions.push(Action::Connect { home: lane.home, conn, destination: destination.name.clone() });
+        actions.push(Action::Connect { home, conn, destination: name });
     }
 
     /// Moves the lane to the end of `queue`, unless it is in it already.
@@ -115,10 +132,13 @@ impl Shard {
     ) {
         let lane = &self.destinations.lanes[id as usize];
         let queues = match queue {
-            Queue::HomeStarved | Queue::HomeGrowing => &mut self.homes[usize::from(lane.home)].queues,
+            Queue::HomeUrgent | Queue::HomeStarved | Queue::HomeGrowing => {
+                &mut self.homes[usize::from(lane.home)].queues
+            }
             _ => &mut self.destinations.slab[lane.destination as usize].queues,
         };
         let waiting = match queue {
+            Queue::DestinationUrgent | Queue::HomeUrgent => &mut queues.urgent,
             Queue::DestinationStarved | Queue::HomeStarved => &mut queues.starved,
             _ => &mut queues.growing,
         };
@@ -130,7 +150,7 @@ impl Shard {
     fn make_room(&mut self, id: u32, actions: &mut Vec<Action>) {
         let lane = &self.destinations.lanes[id as usize];
         let idle = match lane.queue {
-            Queue::HomeStarved | Queue::HomeGrowing => {
+            Queue::HomeUrgent | Queue::HomeStarved | Queue::HomeGrowing => {
                 let home = &self.homes[usize::from(lane.home)];
                 if home.queues.short() { home.idle.front() } else { None }
             }
@@ -144,10 +164,11 @@ impl Shard {
         }
     }
 
-    /// A connection of the destination that has nothing to do.
+    /// A connection of the destination that has nothing to do, nor waits for its turn under a rate.
     fn idle_of(&self, destination: u32) -> Option<u32> {
         self.destinations
             .lanes_of(destination)
+            .filter(|lane| self.destinations.lanes[*lane as usize].ready.len == 0)
             .filter_map(|lane| self.destinations.lanes[lane as usize].asking.front())
             .find(|conn| self.connections.slab[*conn as usize].idle_since.is_some())
     }
@@ -158,17 +179,22 @@ impl Shard {
         [&destination.queues, &self.homes[usize::from(lane.home)].queues]
     }
 
-    /// Someone could use the slot of a connection of this lane that has nothing to do.
+    /// Someone could use the slot of a connection of this lane that has nothing to do. Under a rate, the
+    /// destination's own lanes could not.
     pub(super) fn idle_is_wanted(&self, lane: u32) -> bool {
-        self.both_queues(lane).into_iter().any(Queues::short)
+        let [destination, home] = self.both_queues(lane);
+        home.short()
+            || destination.short() && !self.is_throttled(self.destinations.lanes[lane as usize].destination)
     }
 
     /// The connection, which asks for mail and could have some, must give its slot to a lane without.
     pub(super) fn must_yield(&self, conn: u32) -> bool {
         let connection = &self.connections.slab[conn as usize];
-        let siblings = self.destinations.lanes[connection.lane as usize].active > 1;
-        (siblings || connection.carried >= limits::CONNECTION_TURN)
-            && self.both_queues(connection.lane).into_iter().any(Queues::starving)
+        let lane = &self.destinations.lanes[connection.lane as usize];
+        let queues = self.both_queues(connection.lane);
+        let turn_is_over = lane.active > 1 || connection.carried >= limits::CONNECTION_TURN;
+        turn_is_over && queues.into_iter().any(Queues::starving)
+            || !lane.ready.is_urgent() && queues.into_iter().any(Queues::pressing)
     }
 
     /// No more mail for the connection: its slot comes free when the close is confirmed.
@@ -224,7 +250,7 @@ impl Shard {
 
     /// Gives the destination's free slots to the lanes that queue for them.
     pub(super) fn grant_destination(&mut self, destination: u32, actions: &mut Vec<Action>) {
-        while !self.destination_full(destination) {
+        while !self.destination_full(destination) && self.connection_is_due(destination) {
             let front = self.destinations.slab[destination as usize].queues.front();
             let Some(lane) = front else { return };
             self.grant(lane, Queue::DestinationGrowing, actions);
@@ -252,6 +278,7 @@ impl Shard {
         let lane = &self.destinations.lanes[id as usize];
         if lane.ready.len == 0 && lane.used == 0 {
             self.set_queue(id, Queue::None);
+            self.forget_turn(id);
             self.destinations.remove_lane(id);
         }
     }

@@ -1,8 +1,12 @@
 //! What the scheduler answers, event by event.
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
 use crate::limits;
+
+#[path = "tests/limits.rs"]
+mod throttled;
 
 const START: u64 = 1_700_000_000;
 
@@ -10,18 +14,49 @@ fn domain(text: &str) -> Domain {
     Domain::parse(text.as_bytes()).expect("valid")
 }
 
-fn config() -> ShardConfig {
-    ShardConfig {
-        seed: 1,
-        homes: 4,
-        retry_schedule: vec![Duration::from_secs(60), Duration::from_secs(300)],
-        jitter_percent: 0,
-        max_age: Duration::from_secs(10_000),
-        destination_connections: 4,
-        messages_per_connection: 100,
-        window: 2,
-        connections_per_home: 100,
-        connection_idle: Duration::from_secs(5),
+/// A shard with one policy for all, before it is made.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) seed: u64,
+    pub(super) homes: u8,
+    pub(super) jitter_percent: u8,
+    pub(super) policy: Policy,
+    pub(super) window: usize,
+    pub(super) connections_per_home: usize,
+    pub(super) connection_idle: Duration,
+}
+
+impl Settings {
+    pub(super) fn new() -> Settings {
+        Settings {
+            seed: 1,
+            homes: 4,
+            jitter_percent: 0,
+            policy: Policy {
+                limits: Limits { connections: 4, ..Limits::NONE },
+                messages_per_connection: 100,
+                recipients_per_message: 100,
+                retry_schedule: vec![Duration::from_secs(60), Duration::from_secs(300)],
+                max_age: Duration::from_secs(10_000),
+                delay_warning: None,
+                adaptive: false,
+            },
+            window: 2,
+            connections_per_home: 100,
+            connection_idle: Duration::from_secs(5),
+        }
+    }
+
+    pub(super) fn shard(&self) -> Shard {
+        Shard::new(ShardConfig {
+            seed: self.seed,
+            homes: self.homes,
+            jitter_percent: self.jitter_percent,
+            policies: Arc::new(Policies::one(self.policy.clone())),
+            window: self.window,
+            connections_per_home: self.connections_per_home,
+            connection_idle: self.connection_idle,
+        })
     }
 }
 
@@ -32,10 +67,10 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(change: impl FnOnce(&mut ShardConfig)) -> Bench {
-        let mut config = config();
+    fn new(change: impl FnOnce(&mut Settings)) -> Bench {
+        let mut config = Settings::new();
         change(&mut config);
-        Bench { shard: Shard::new(config), now: WallTime::from_secs(START) }
+        Bench { shard: config.shard(), now: WallTime::from_secs(START) }
     }
     fn handle(&mut self, event: Event<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -45,7 +80,16 @@ impl Bench {
     fn enqueue_due(&mut self, name: &str, home: u8, slot: u32, due: u64) -> Vec<Action> {
         let (destination, received_at) = (&domain(name), self.now);
         let (entry, due) = (Entry { home, slot, part: 0 }, WallTime::from_secs(due));
-        self.handle(Event::Enqueue { destination, entry, recipients: 1, attempts: 0, received_at, due })
+        let stream = StreamId::default();
+        self.handle(Event::Enqueue {
+            destination,
+            entry,
+            stream,
+            recipients: 1,
+            attempts: 0,
+            received_at,
+            due,
+        })
     }
     fn enqueue(&mut self, name: &str, home: u8, slot: u32) -> Vec<Action> {
         self.enqueue_due(name, home, slot, 0)
@@ -66,10 +110,6 @@ impl Bench {
         }
         self.now = end;
         actions
-    }
-    /// Works off what is due now.
-    fn settle(&mut self) -> Vec<Action> {
-        self.until((self.now.0 / 1_000_000) - START)
     }
 }
 
@@ -106,10 +146,10 @@ fn one_message_from_start_to_idle_close() {
     let mut bench = Bench::new(|_| ());
     let (_, conn) = connects(&bench.enqueue("a.test", 1, 7))[0];
     assert_eq!(bench.want(conn), [Action::Deliver { home: 1, conn, entry: entry(1, 7) }]);
-    assert_eq!(bench.handle(Event::Finished { conn, entry: entry(1, 7) }), []);
+    assert_eq!(bench.handle(Event::Finished { conn, entry: entry(1, 7), verdict: Verdict::Nothing }), []);
     assert_eq!(bench.want(conn), []);
     assert_eq!(bench.enqueue("a.test", 1, 8), [Action::Deliver { home: 1, conn, entry: entry(1, 8) }]);
-    bench.handle(Event::Finished { conn, entry: entry(1, 8) });
+    bench.handle(Event::Finished { conn, entry: entry(1, 8), verdict: Verdict::Nothing });
     assert_eq!(bench.until(4), []);
     assert_eq!(bench.until(5), [Action::Close { home: 1, conn }]);
     assert_eq!(bench.shard.stats().connections, 1);
@@ -121,7 +161,7 @@ fn one_message_from_start_to_idle_close() {
 #[test]
 fn opens_as_many_connections_as_are_useful() {
     for (messages, limit, expected) in [(1, 20, 1), (4, 20, 1), (5, 20, 2), (64, 20, 16), (200, 20, 20)] {
-        let mut bench = Bench::new(|config| config.destination_connections = limit);
+        let mut bench = Bench::new(|config| config.policy.limits.connections = limit);
         let opened: usize = (0..messages).map(|slot| connects(&bench.enqueue("a.test", 0, slot)).len()).sum();
         assert_eq!(opened, expected, "{messages} messages, {limit} connections");
     }
@@ -142,11 +182,11 @@ fn a_connection_gets_its_room_and_no_more() {
 
 #[test]
 fn closes_after_messages_per_connection() {
-    let mut bench = Bench::new(|config| config.messages_per_connection = 3);
+    let mut bench = Bench::new(|config| config.policy.messages_per_connection = 3);
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..8).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
     assert_eq!(delivered(&bench.want(conn)), [0, 1]);
-    bench.handle(Event::Finished { conn, entry: entry(0, 0) });
+    bench.handle(Event::Finished { conn, entry: entry(0, 0), verdict: Verdict::Nothing });
     let last = bench.want(conn);
     assert_eq!((delivered(&last), closes(&last)), (vec![2], vec![conn]));
     assert_eq!(bench.want(conn), []);
@@ -154,11 +194,12 @@ fn closes_after_messages_per_connection() {
 
 #[test]
 fn a_deferred_part_follows_the_schedule_and_expires_to_the_second() {
-    let mut bench = Bench::new(|config| config.max_age = Duration::from_secs(500));
+    let mut bench = Bench::new(|config| config.policy.max_age = Duration::from_secs(500));
     let (_, mut conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     bench.want(conn);
     for (attempts, next) in [(1, 60), (2, 360), (3, 500)] {
-        let event = Event::Deferred { conn, entry: entry(0, 0), recipients_left: 1 };
+        let event =
+            Event::Deferred { conn, entry: entry(0, 0), recipients_left: 1, verdict: Verdict::Nothing };
         let expected =
             Action::Deferred { entry: entry(0, 0), attempts, next: WallTime::from_secs(START + next) };
         assert_eq!(bench.handle(event), [expected]);
@@ -177,7 +218,7 @@ fn a_deferred_part_follows_the_schedule_and_expires_to_the_second() {
 
 #[test]
 fn ready_mail_expires_behind_limits_and_at_hand_out() {
-    let mut bench = Bench::new(|config| config.destination_connections = 1);
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     bench.pass(10);
     bench.enqueue("a.test", 0, 1);
@@ -205,6 +246,7 @@ fn recovered_mail_waits_until_it_is_due() {
     let late = Event::Enqueue {
         destination: &domain("a.test"),
         entry: entry(0, 1),
+        stream: StreamId::default(),
         recipients: 1,
         attempts: 9,
         received_at: WallTime::from_secs(1),
@@ -221,26 +263,32 @@ fn a_failed_destination_rests_defers_its_mail_and_is_probed() {
         opened.extend(connects(&bench.enqueue("a.test", 0, slot)));
     }
     assert_eq!(opened.len(), 4);
-    let actions = bench.handle(Event::ConnectFailed { conn: opened[0].1, permanent: false });
+    let actions =
+        bench.handle(Event::ConnectFailed { conn: opened[0].1, permanent: false, verdict: Verdict::Nothing });
     let next = WallTime::from_secs(START + 60);
     let expected: Vec<Action> =
         (0..16).map(|slot| Action::Deferred { entry: entry(0, slot), attempts: 1, next }).collect();
     assert_eq!(actions, expected);
     assert_eq!(bench.shard.destinations(1)[0].backoff_until, Some(next));
     for (_, conn) in &opened[1..] {
-        assert_eq!(bench.handle(Event::ConnectFailed { conn: *conn, permanent: false }), []);
+        assert_eq!(
+            bench.handle(Event::ConnectFailed { conn: *conn, permanent: false, verdict: Verdict::Nothing }),
+            []
+        );
     }
     assert_eq!(bench.enqueue("a.test", 0, 16), []);
     assert_eq!(bench.until(59), []);
     let probe = connects(&bench.until(60));
     assert_eq!(probe.len(), 1, "one connection probes");
-    let again = bench.handle(Event::ConnectFailed { conn: probe[0].1, permanent: false });
+    let again =
+        bench.handle(Event::ConnectFailed { conn: probe[0].1, permanent: false, verdict: Verdict::Nothing });
     assert_eq!(again.len(), 17);
     assert_eq!(bench.until(359), []);
     let probe = connects(&bench.until(360))[0].1;
     assert_eq!(bench.shard.destinations(1)[0].connections, 1);
     let first = delivered(&bench.want(probe))[0];
-    let recovered = bench.handle(Event::Finished { conn: probe, entry: entry(0, first) });
+    let recovered =
+        bench.handle(Event::Finished { conn: probe, entry: entry(0, first), verdict: Verdict::Nothing });
     assert_eq!(connects(&recovered).len(), 3, "an outcome ends the probing");
 }
 
@@ -252,7 +300,10 @@ fn a_failure_beside_working_connections_only_pauses() {
         opened.extend(connects(&bench.enqueue("a.test", 0, slot)));
     }
     bench.want(opened[0].1);
-    assert_eq!(bench.handle(Event::ConnectFailed { conn: opened[1].1, permanent: false }), []);
+    assert_eq!(
+        bench.handle(Event::ConnectFailed { conn: opened[1].1, permanent: false, verdict: Verdict::Nothing }),
+        []
+    );
     assert_eq!(bench.shard.destinations(1)[0].backoff_until, None);
     assert_eq!(bench.until(9), []);
     assert_eq!(connects(&bench.until(10)).len(), 1);
@@ -283,10 +334,10 @@ fn a_permanent_failure_fails_everything_in_batches() {
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..many).for_each(|slot| drop(bench.enqueue("a.test", (slot % 3) as u8, slot)));
     (many..2 * many).for_each(|slot| drop(bench.enqueue_due("a.test", 1, slot, START + 500)));
-    let first = bench.handle(Event::ConnectFailed { conn, permanent: true });
+    let first = bench.handle(Event::ConnectFailed { conn, permanent: true, verdict: Verdict::Nothing });
     assert!(!first.is_empty() && first.len() <= limits::SCHEDULE_BATCH as usize);
     assert_eq!(bench.shard.next_timer(), Some(bench.now));
-    let rest = bench.settle();
+    let rest = bench.until(1);
     let failed = first.iter().chain(&rest).filter(|action| matches!(action, Action::Fail { .. })).count();
     assert_eq!(failed, 2 * many as usize);
     assert_eq!(bench.shard.stats().entries, 0);
@@ -300,7 +351,7 @@ fn retry_makes_deferred_mail_due_without_a_stampede() {
         bench.enqueue_due("b.test", 0, 5000, START + 900);
         let name = name.map(domain);
         let mut actions = bench.handle(Event::Retry { destination: name.as_ref() });
-        actions.extend(bench.settle());
+        actions.extend(bench.until(1));
         let b_too = usize::from(name.is_none());
         assert_eq!(connects(&actions).len(), 4 + b_too);
         assert_eq!(bench.shard.stats().ready, 1000 + b_too as u64);
@@ -312,7 +363,7 @@ fn retry_ends_a_backoff_with_one_probe() {
     let mut bench = Bench::new(|_| ());
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..50).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
-    bench.handle(Event::ConnectFailed { conn, permanent: false });
+    bench.handle(Event::ConnectFailed { conn, permanent: false, verdict: Verdict::Nothing });
     let a = domain("a.test");
     // Three more connections were being opened when the first failed: they hold their slots.
     assert_eq!(connects(&bench.handle(Event::Retry { destination: Some(&a) })).len(), 0);
@@ -321,7 +372,7 @@ fn retry_ends_a_backoff_with_one_probe() {
 
 #[test]
 fn forget_finds_an_entry_wherever_it_waits() {
-    let mut bench = Bench::new(|config| config.destination_connections = 1);
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let a = domain("a.test");
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     bench.want(conn);
@@ -356,7 +407,7 @@ fn a_home_without_a_connection_gets_a_slot_from_one_that_has_more() {
 
 #[test]
 fn homes_take_turns_on_a_single_slot() {
-    let mut bench = Bench::new(|config| config.destination_connections = 1);
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let mut open = connects(&bench.enqueue("a.test", 0, 0));
     for slot in 1..400 {
         for home in 0..3 {
@@ -374,7 +425,7 @@ fn homes_take_turns_on_a_single_slot() {
             }
             for slot in delivered(&actions) {
                 carried += 1;
-                bench.handle(Event::Finished { conn, entry: entry(home, slot) });
+                bench.handle(Event::Finished { conn, entry: entry(home, slot), verdict: Verdict::Nothing });
             }
         }
         assert_eq!(carried, limits::CONNECTION_TURN);
@@ -387,15 +438,15 @@ fn homes_take_turns_on_a_single_slot() {
 #[test]
 fn idle_connections_make_room_for_other_homes_and_destinations() {
     // (what is full, where the second message goes)
-    type Change = fn(&mut ShardConfig);
-    let destination_full: Change = |config| config.destination_connections = 1;
+    type Change = fn(&mut Settings);
+    let destination_full: Change = |config| config.policy.limits.connections = 1;
     let home_full: Change = |config| config.connections_per_home = 1;
     let cases = [(destination_full, "a.test", 1), (home_full, "b.test", 0)];
     for (change, name, home) in cases {
         let mut bench = Bench::new(change);
         let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
         bench.want(conn);
-        bench.handle(Event::Finished { conn, entry: entry(0, 0) });
+        bench.handle(Event::Finished { conn, entry: entry(0, 0), verdict: Verdict::Nothing });
         bench.want(conn);
         assert_eq!(bench.enqueue(name, home, 1), [Action::Close { home: 0, conn }]);
         assert_eq!(connects(&bench.handle(Event::Closed { conn }))[0].0, home);
@@ -424,16 +475,16 @@ fn destinations_take_turns_on_a_home_that_is_full() {
 
 #[test]
 fn returned_mail_is_first_again_and_counts_no_attempt() {
-    let mut bench = Bench::new(|config| config.destination_connections = 1);
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
     (1..6).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
     bench.want(conn);
-    bench.handle(Event::Finished { conn, entry: entry(0, 0) });
+    bench.handle(Event::Finished { conn, entry: entry(0, 0), verdict: Verdict::Nothing });
     assert_eq!(delivered(&bench.want(conn)), [2]);
     bench.handle(Event::Returned { conn, entry: entry(0, 2) });
     let reopened = connects(&bench.handle(Event::Closed { conn }))[0].1;
     assert_eq!(delivered(&bench.want(reopened)), [1, 2]);
-    let stale = Event::Finished { conn, entry: entry(0, 1) };
+    let stale = Event::Finished { conn, entry: entry(0, 1), verdict: Verdict::Nothing };
     bench.handle(stale);
     assert_eq!(bench.shard.stats().in_flight, 2, "a connection that is gone changes nothing");
 }

@@ -27,6 +27,8 @@ const BODY_FORM: u16 = 4 | MUST_UNDERSTAND;
 const RECEIVED_AT: u16 = 5;
 const CLIENT: u16 = 6;
 const REPORTS: u16 = 7 | MUST_UNDERSTAND;
+const STREAM: u16 = 24;
+const PRIORITY: u16 = 27;
 /// Only in copies: what an operator had decided when the copy was made.
 const CHANGE: u16 = 28 | MUST_UNDERSTAND;
 
@@ -43,6 +45,8 @@ pub(super) fn encoded_bytes(envelope: &Envelope, reports: Option<Reports<'_>>) -
         + 2 * field(1)
         + field(8)
         + client
+        + envelope.stream.as_ref().map_or(0, |stream| field(stream.len()))
+        + if envelope.urgent { field(1) } else { 0 }
         + reports.map_or(0, |r| field(8 + 2 * r.recipients.len()))
 }
 
@@ -69,6 +73,12 @@ pub(super) fn encode(envelope: &Envelope, reports: Option<Reports<'_>>, out: &mu
         Some(IpAddr::V4(ip)) => writer.field(CLIENT, &ip.octets()),
         Some(IpAddr::V6(ip)) => writer.field(CLIENT, &ip.octets()),
         None => {}
+    }
+    if let Some(stream) = &envelope.stream {
+        writer.field(STREAM, stream.as_bytes());
+    }
+    if envelope.urgent {
+        writer.field(PRIORITY, &[1]);
     }
     if let Some(reports) = reports {
         let value = writer.value(REPORTS, 8 + 2 * reports.recipients.len());
@@ -198,6 +208,8 @@ fn decode_field(number: u16, value: &[u8], decoded: &mut Decoded) -> Option<Hold
             let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
             envelope.client = v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok();
         }
+        (STREAM, _) => envelope.stream = std::str::from_utf8(value).ok().map(Box::from),
+        (PRIORITY, _) => envelope.urgent = value == [1],
         (REPORTS, _) if value.len() >= 8 && value.len().is_multiple_of(2) => {
             let recipients = value[8..].chunks_exact(2).map(|c| u16_at(c, 0)).collect();
             decoded.reports = Some((MessageId(u64_at(value, 0)), recipients));
@@ -242,6 +254,8 @@ mod tests {
             body_form: BodyForm::Raw,
             received_at: WallTime(123_456_789),
             client: Some(IpAddr::from([192, 0, 2, 1])),
+            stream: Some("campaign 7".into()),
+            urgent: true,
             ..Envelope::default()
         }
     }

@@ -372,7 +372,7 @@ async fn remove_on(worker: &Rc<Worker>, id: MessageId, reason: String) -> bool {
         forget(worker, &home, slot, &message).await;
     }
     // What is failing already is being bounced; that outcome stands.
-    let parts = message.envelope.destinations().count() as u16;
+    let parts = message.envelope.parts(&*worker.shared.part_limit).count() as u16;
     let entry = |part| Entry { home: home.config.index, slot, part };
     let pending: Vec<u16> = (0..parts).flat_map(|part| home.pending(&message, entry(part))).collect();
     if home.log().live().find(id) != Some(slot) || pending.is_empty() {
@@ -395,7 +395,7 @@ async fn remove_on(worker: &Rc<Worker>, id: MessageId, reason: String) -> bool {
 /// has been worked off when this ends.
 async fn forget(worker: &Rc<Worker>, home: &Rc<Home>, slot: Slot, message: &Message) {
     let shards = worker.shared.config.workers;
-    for (part, (destination, _)) in message.envelope.destinations().enumerate() {
+    for (part, (destination, _)) in message.envelope.parts(&*worker.shared.part_limit).enumerate() {
         let entry = Entry { home: home.config.index, slot, part: part as u16 };
         let shard = shard_of(destination, shards);
         worker.tell_shard(shard, ShardEvent::Forget { entry, destination: destination.clone() });

@@ -52,6 +52,7 @@ struct Fate {
 /// What a home needs to know of its surroundings.
 pub struct HomeConfig {
     pub index: u8,
+    pub part_limit: super::PartLimit,
     pub identity: SpoolIdentity,
     pub dir: PathBuf,
     pub segment_bytes: u64,
@@ -489,7 +490,8 @@ impl Home {
 
     /// Recipients of the part that have no final outcome, recorded or on its way.
     pub fn pending(&self, message: &Message, entry: Entry) -> Vec<u16> {
-        let Some((_, range)) = message.envelope.destinations().nth(entry.part.into()) else {
+        let most = &*self.config.part_limit;
+        let Some((_, range)) = message.envelope.parts(most).nth(entry.part.into()) else {
             return Vec::new();
         };
         let log = self.log.borrow();

@@ -16,6 +16,7 @@ use super::message::Message;
 use crate::config::Durability;
 use crate::limits;
 use crate::mail::envelope::Envelope;
+use crate::mail::header;
 use crate::mail::id::MessageId;
 use crate::mail::trace::{self, Received};
 use crate::ring::{self, AlignedBuf, Stream};
@@ -40,6 +41,8 @@ pub struct Incoming {
     fragments: Vec<FragmentRef>,
     commits: Vec<Watch>,
     bytes: u64,
+    /// The stream that its header names.
+    stream: Option<Box<str>>,
     /// Why it will not be stored; body bytes are then dropped as they come.
     refused: Option<Stored>,
 }
@@ -99,6 +102,7 @@ impl Incoming {
             fragments: Vec::new(),
             commits: Vec::new(),
             bytes: 0,
+            stream: None,
             refused,
         }
     }
@@ -123,6 +127,7 @@ impl Incoming {
     /// not consumed yet.
     pub async fn go_direct(&mut self, worker: &Rc<Worker>, rest: &[u8]) {
         debug_assert!(rest.len() < LEAST_READ);
+        self.stream = stream_of(worker, &self.body);
         if is_loop(&self.body) {
             self.refused = Some(Stored::Loop);
         }
@@ -258,6 +263,12 @@ impl Incoming {
         }
         envelope.received_at = worker.clock.now();
         envelope.client = Some(self.client);
+        if self.fragments.is_empty() && self.stream.is_none() {
+            self.stream = stream_of(worker, &self.body);
+        }
+        envelope.stream = self.stream.take();
+        let transactional = &worker.shared.config.transactional_streams;
+        envelope.urgent = envelope.stream.as_ref().is_some_and(|s| transactional.iter().any(|t| **t == **s));
         envelope.group_by_destination();
         while !worker.outboxes.has_room() {
             ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
@@ -297,6 +308,12 @@ impl Incoming {
     pub fn discard(self) {
         self.home.abort(self.id, &self.fragments);
     }
+}
+
+/// The stream that the header of a message names (`--stream-header`).
+fn stream_of(worker: &Worker, message: &[u8]) -> Option<Box<str>> {
+    let name = worker.shared.config.stream_header.as_ref()?;
+    header::value(message, name, limits::STREAM_NAME_BYTES)
 }
 
 fn is_loop(body: &[u8]) -> bool {

@@ -19,12 +19,14 @@ mod memory;
 mod message;
 mod outbound;
 mod outcome;
+mod policy;
 mod post;
 mod quarantine;
 mod shards;
 mod signal;
 pub mod spool_dir;
 mod start;
+mod streams;
 mod thread;
 mod time;
 mod user;
@@ -43,6 +45,7 @@ use self::home::Home;
 use self::outbound::Connection;
 use self::post::{Batch, Outboxes, Post, ShardEvent};
 use self::signal::{Broadcast, Signal};
+use self::streams::Streams;
 use self::time::Clock;
 use crate::clock::{Rng, WallTime};
 use crate::config::{Config, Source};
@@ -52,10 +55,13 @@ use crate::mail::address::Domain;
 use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
 use crate::ring::{self, AlignedBuf, BufferPool, Listener, Mailbox, Stream};
-use crate::schedule::{Action, Entry, Shard, shard_of};
+use crate::schedule::{Action, Entry, Policies, RuleSet, Shard, StreamId, shard_of};
 use crate::smtp::server::{Room, ServerConfig};
 use crate::spool::{RecipientState, Refusal, Slot};
 use crate::tls::ClientTls;
+
+/// Most recipients of one transaction with a domain.
+pub type PartLimit = Arc<dyn Fn(&Domain) -> usize + Send + Sync>;
 
 /// What all workers read and none writes.
 pub struct Shared {
@@ -67,6 +73,13 @@ pub struct Shared {
     pub gate: Arc<Gate>,
     pub own_names: Vec<Domain>,
     pub own_addresses: Vec<IpAddr>,
+    pub policies: Arc<Policies>,
+    pub streams: Streams,
+    /// What replies mean beyond their codes.
+    pub rules: RuleSet,
+    /// Most recipients of one transaction with a domain. Fixed while the server runs: it says which
+    /// recipients a part has.
+    pub part_limit: PartLimit,
     /// Worker of each home.
     pub home_owners: Vec<usize>,
 }
@@ -139,10 +152,12 @@ impl Worker {
 
     /// Queues all parts of a new message.
     fn enqueue(self: &Rc<Self>, home: &Rc<Home>, slot: Slot, envelope: &Envelope) {
-        for (part, (destination, range)) in envelope.destinations().enumerate() {
+        let stream = self.shared.streams.of(envelope);
+        for (part, (destination, range)) in envelope.parts(&*self.shared.part_limit).enumerate() {
             self.enqueue_part(
                 destination,
                 Entry { home: home.config.index, slot, part: part as u16 },
+                stream,
                 range.len() as u16,
                 (0, envelope.received_at),
                 envelope.received_at,
@@ -157,7 +172,8 @@ impl Worker {
         let longest = self.shared.config.retry_schedule.iter().max().copied().unwrap_or_default();
         let latest = now.saturating_add(longest + longest / 100 * limits::RETRY_JITTER_PERCENT.into());
         let received_at = envelope.received_at.min(now);
-        for (part, (destination, range)) in envelope.destinations().enumerate() {
+        let stream = self.shared.streams.of(envelope);
+        for (part, (destination, range)) in envelope.parts(&*self.shared.part_limit).enumerate() {
             let mut pending = 0;
             let mut tried = (0, WallTime::default());
             for state in &states[range] {
@@ -169,7 +185,7 @@ impl Worker {
             if pending > 0 {
                 let entry = Entry { home: home.config.index, slot, part: part as u16 };
                 let tried = (tried.0, tried.1.min(latest));
-                self.enqueue_part(destination, entry, pending, tried, received_at);
+                self.enqueue_part(destination, entry, stream, pending, tried, received_at);
             }
         }
     }
@@ -178,6 +194,7 @@ impl Worker {
         self: &Rc<Self>,
         destination: &Domain,
         entry: Entry,
+        stream: StreamId,
         recipients: u16,
         (attempts, due): (u8, WallTime),
         received_at: WallTime,
@@ -186,7 +203,7 @@ impl Worker {
         let destination = destination.clone();
         self.tell_shard(
             shard,
-            ShardEvent::Enqueue { destination, entry, recipients, attempts, received_at, due },
+            ShardEvent::Enqueue { destination, entry, stream, recipients, attempts, received_at, due },
         );
     }
 

@@ -23,7 +23,7 @@ use crate::mail::address::Domain;
 use crate::mail::envelope::BodyKind;
 use crate::mail::reply::Reply;
 use crate::ring;
-use crate::schedule::{ConnId, Entry};
+use crate::schedule::{ConnId, Entry, Verdict};
 use crate::smtp::client::{ClientEvent, ClientPhase, ClientSession, Outgoing};
 use crate::spool::Slot;
 
@@ -102,7 +102,8 @@ async fn run(
         Err(DialError::PutOff) => ShardEvent::ConnectPutOff { conn },
         Err(DialError::Failed { permanent, reply }) => {
             worker.counters.connect_failures.add(1);
-            ShardEvent::ConnectFailed { conn, permanent, why: Arc::new(reply) }
+            let verdict = outcome::verdict(worker, &reply);
+            ShardEvent::ConnectFailed { conn, permanent, verdict, why: Arc::new(reply) }
         }
         Ok(Dialled { link, session, host, out }) => {
             worker.counters.outbound_total.add(1);
@@ -204,7 +205,7 @@ impl Delivery<'_> {
             let recipients = self.home.pending(&message, entry);
             if recipients.is_empty() {
                 self.landed(entry);
-                self.tell(ShardEvent::Finished { conn: self.conn, entry });
+                self.tell(ShardEvent::Finished { conn: self.conn, entry, verdict: Verdict::Nothing });
                 continue;
             }
             self.start(entry, message, recipients);
@@ -252,12 +253,13 @@ impl Delivery<'_> {
     fn unreadable(&self, entry: Entry, error: &super::message::LoadError) {
         self.landed(entry);
         if self.home.log().live().get(entry.slot).is_none_or(|m| m.pending == 0) {
-            self.tell(ShardEvent::Finished { conn: self.conn, entry });
+            self.tell(ShardEvent::Finished { conn: self.conn, entry, verdict: Verdict::Nothing });
             return;
         }
         tracing::error!(slot = entry.slot, %error, "a queued message cannot be read; it is tried again later");
         // Without the message the recipients of the part are not known; the shard counts one.
-        self.tell(ShardEvent::Deferred { conn: self.conn, entry, recipients_left: 1 });
+        let (conn, verdict) = (self.conn, Verdict::Nothing);
+        self.tell(ShardEvent::Deferred { conn, entry, recipients_left: 1, verdict });
     }
 
     /// Tells the shard that there is room, once until it answers.

@@ -19,7 +19,7 @@ use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring;
-use crate::schedule::{ConnId, Entry};
+use crate::schedule::{ConnId, Entry, Reaction, Verdict};
 use crate::spool::{NewMessage, Outcome, Refusal, Reports};
 
 /// One recipient's final refusal.
@@ -52,20 +52,30 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
     let slot = tried.entry.slot;
     if home.log().live().get(slot).is_none_or(|m| m.id != tried.message.id) {
         // It ended while it was on its way; there is nothing left to record.
-        let event = ShardEvent::Finished { conn: tried.conn, entry: tried.entry };
+        let (conn, entry, verdict) = (tried.conn, tried.entry, Verdict::Nothing);
+        let event = ShardEvent::Finished { conn, entry, verdict };
         worker.tell_shard(tried.shard.into(), event);
         return;
     }
     let mut delivered = Vec::with_capacity(tried.recipients.len());
     let mut refused = Vec::new();
     let mut deferred = Vec::new();
+    let mut verdict = Verdict::Nothing;
     for (&recipient, reply) in tried.recipients.iter().zip(replies) {
         if reply.is_success() {
             if worker.shared.events.is_on() {
                 tell_delivered(worker, tried, recipient, &reply, now);
             }
             delivered.push((recipient, Outcome::Delivered(reply)));
-        } else if reply.is_permanent() {
+            continue;
+        }
+        let reaction = worker.shared.rules.judge(&reply);
+        if let Reaction::Tell(told) = reaction
+            && verdict == Verdict::Nothing
+        {
+            verdict = told;
+        }
+        if reply.is_permanent() || reaction == Reaction::Bounce {
             refused.push(Refused { recipient, reply, host: Some(tried.peer.host.clone()) });
         } else {
             deferred.push((recipient, reply));
@@ -81,14 +91,22 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
     }
     let (conn, entry) = (tried.conn, tried.entry);
     let event = if deferred.is_empty() {
-        ShardEvent::Finished { conn, entry }
+        ShardEvent::Finished { conn, entry, verdict }
     } else {
         let recipients_left = deferred.len() as u16;
         tried.message.remember(&deferred);
         home.remember_refusals(entry, Refusals { host: tried.peer.host.clone(), replies: deferred });
-        ShardEvent::Deferred { conn, entry, recipients_left }
+        ShardEvent::Deferred { conn, entry, recipients_left, verdict }
     };
     worker.tell_shard(tried.shard.into(), event);
+}
+
+/// What the scheduler is to learn from a reply to no message in particular.
+pub fn verdict(worker: &Worker, reply: &Reply) -> Verdict {
+    match worker.shared.rules.judge(reply) {
+        Reaction::Tell(verdict) => verdict,
+        Reaction::Bounce => Verdict::Nothing,
+    }
 }
 
 fn tell_delivered(worker: &Worker, tried: &Tried<'_>, recipient: u16, reply: &Reply, now: WallTime) {

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::reply::Reply;
 use crate::ring::MailboxSender;
-use crate::schedule::{Action, ConnId, Entry};
+use crate::schedule::{Action, ConnId, Entry, Policies, StreamId, Verdict};
 
 /// An event for a shard, owned, so that it can cross threads.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub enum ShardEvent {
     Enqueue {
         destination: Domain,
         entry: Entry,
+        stream: StreamId,
         recipients: u16,
         attempts: u8,
         received_at: WallTime,
@@ -35,11 +36,13 @@ pub enum ShardEvent {
     Finished {
         conn: ConnId,
         entry: Entry,
+        verdict: Verdict,
     },
     Deferred {
         conn: ConnId,
         entry: Entry,
         recipients_left: u16,
+        verdict: Verdict,
     },
     Returned {
         conn: ConnId,
@@ -48,6 +51,7 @@ pub enum ShardEvent {
     ConnectFailed {
         conn: ConnId,
         permanent: bool,
+        verdict: Verdict,
         why: Arc<Reply>,
     },
     ConnectPutOff {
@@ -63,6 +67,14 @@ pub enum ShardEvent {
         entry: Entry,
         destination: Domain,
     },
+    Suspend {
+        destination: Domain,
+        until: Option<WallTime>,
+    },
+    Resume {
+        destination: Domain,
+    },
+    Policies(Arc<Policies>),
 }
 
 /// Runs on the worker that receives it.
@@ -108,6 +120,11 @@ impl Outboxes {
     /// Whether new mail may add to the outboxes.
     pub fn has_room(&self) -> bool {
         self.boxes.iter().all(|b| b.borrow().len() < limits::OUTBOX_POSTS)
+    }
+
+    /// Whether what was handed over is being worked off: no mailbox is more than a little filled.
+    pub fn are_light(&self) -> bool {
+        self.senders.iter().all(|sender| sender.len() <= limits::REQUEUE_BACKLOG)
     }
 
     /// Whether nothing waits to be handed over.

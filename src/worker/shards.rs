@@ -12,9 +12,10 @@ use super::home::Home;
 use super::post::{Post, ShardEvent};
 use super::{outbound, outcome};
 use crate::clock::WallTime;
+use crate::events::Event as Recorded;
 use crate::mail::reply::Reply;
 use crate::ring;
-use crate::schedule::{Action, Event};
+use crate::schedule::{Action, Adaptation, Event};
 
 impl Worker {
     /// Hands an event to the shard that owns it.
@@ -58,10 +59,11 @@ impl Worker {
             _ => None,
         };
         let event = match &event {
-            ShardEvent::Enqueue { destination, entry, recipients, attempts, received_at, due } => {
+            ShardEvent::Enqueue { destination, entry, stream, recipients, attempts, received_at, due } => {
                 Event::Enqueue {
                     destination,
                     entry: *entry,
+                    stream: *stream,
                     recipients: *recipients,
                     attempts: *attempts,
                     received_at: *received_at,
@@ -69,18 +71,26 @@ impl Worker {
                 }
             }
             ShardEvent::Want { conn, room } => Event::Want { conn: *conn, room: *room },
-            ShardEvent::Finished { conn, entry } => Event::Finished { conn: *conn, entry: *entry },
-            ShardEvent::Deferred { conn, entry, recipients_left } => {
-                Event::Deferred { conn: *conn, entry: *entry, recipients_left: *recipients_left }
+            ShardEvent::Finished { conn, entry, verdict } => {
+                Event::Finished { conn: *conn, entry: *entry, verdict: *verdict }
             }
+            ShardEvent::Deferred { conn, entry, recipients_left, verdict } => Event::Deferred {
+                conn: *conn,
+                entry: *entry,
+                recipients_left: *recipients_left,
+                verdict: *verdict,
+            },
             ShardEvent::Returned { conn, entry } => Event::Returned { conn: *conn, entry: *entry },
-            ShardEvent::ConnectFailed { conn, permanent, .. } => {
-                Event::ConnectFailed { conn: *conn, permanent: *permanent }
+            ShardEvent::ConnectFailed { conn, permanent, verdict, .. } => {
+                Event::ConnectFailed { conn: *conn, permanent: *permanent, verdict: *verdict }
             }
             ShardEvent::ConnectPutOff { conn } => Event::ConnectPutOff { conn: *conn },
             ShardEvent::Closed { conn } => Event::Closed { conn: *conn },
             ShardEvent::Retry { destination } => Event::Retry { destination: destination.as_ref() },
             ShardEvent::Forget { entry, destination } => Event::Forget { entry: *entry, destination },
+            ShardEvent::Suspend { destination, until } => Event::Suspend { destination, until: *until },
+            ShardEvent::Resume { destination } => Event::Resume { destination },
+            ShardEvent::Policies(policies) => Event::Policies(policies.clone()),
         };
         self.decide(event, why);
     }
@@ -89,7 +99,10 @@ impl Worker {
         let mut actions = self.actions.take();
         self.shard.borrow_mut().handle(self.clock.now(), event, &mut actions);
         for action in actions.drain(..) {
-            let home = home_of(&action);
+            let Some(home) = home_of(&action) else {
+                self.tell_adapted(action);
+                continue;
+            };
             let owner = self.shared.owner_of_home(home);
             let post = Post::Action { shard: self.index as u8, action, why: why.clone() };
             if owner == self.index {
@@ -106,7 +119,7 @@ impl Worker {
     }
 
     fn perform(self: &Rc<Self>, shard: u8, action: Action, why: Option<Arc<Reply>>) {
-        let home = self.home(home_of(&action)).clone();
+        let Some(home) = home_of(&action).map(|home| self.home(home).clone()) else { return };
         match action {
             Action::Connect { conn, destination, .. } => {
                 outbound::start(self, &home, shard, conn, destination);
@@ -127,8 +140,31 @@ impl Worker {
                 outcome::record_deferred(self, &home, entry, attempts, next, why.as_deref());
             }
             Action::Expired { entry } => outcome::expire(self, &home, entry),
+            // No policy orders a warning, and what is for the record alone has been told.
+            Action::Delayed { .. } | Action::Adapted { .. } => {}
             Action::Fail { entry } => outcome::fail(self, &home, entry, why.as_deref()),
         }
+    }
+
+    /// Puts on record what the shard has learnt of a destination.
+    fn tell_adapted(&self, action: Action) {
+        let Action::Adapted { destination, change } = action else { return };
+        if !self.shared.events.is_on() {
+            return;
+        }
+        let destination = destination.to_string();
+        let event = match change {
+            Adaptation::Limits { connections, per_hour } => {
+                Recorded::Adapted { destination, connections: Some(connections), per_hour, until: None }
+            }
+            Adaptation::Suspended { until } => {
+                Recorded::Adapted { destination, connections: Some(0), per_hour: None, until: Some(until) }
+            }
+            Adaptation::Recovered => {
+                Recorded::Adapted { destination, connections: None, per_hour: None, until: None }
+            }
+        };
+        self.shared.events.send(self.clock.now(), event);
     }
 
     /// The task that wakes the shard when something in it is due. It sleeps while nothing waits for
@@ -161,9 +197,16 @@ fn until(now: WallTime, at: WallTime) -> Duration {
     at.since(now)
 }
 
-fn home_of(action: &Action) -> u8 {
+/// The home an action is for; None: it is for the record alone.
+fn home_of(action: &Action) -> Option<u8> {
     match action {
-        Action::Connect { home, .. } | Action::Deliver { home, .. } | Action::Close { home, .. } => *home,
-        Action::Deferred { entry, .. } | Action::Expired { entry } | Action::Fail { entry } => entry.home,
+        Action::Connect { home, .. } | Action::Deliver { home, .. } | Action::Close { home, .. } => {
+            Some(*home)
+        }
+        Action::Deferred { entry, .. }
+        | Action::Expired { entry }
+        | Action::Delayed { entry }
+        | Action::Fail { entry } => Some(entry.home),
+        Action::Adapted { .. } => None,
     }
 }

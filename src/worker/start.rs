@@ -16,9 +16,10 @@ use super::handle::Handle;
 use super::home::HomeConfig;
 use super::post::{Batch, Post};
 use super::spool_dir::SpoolDir;
+use super::streams::Streams;
 use super::thread::{self, HomeSetup, Setup};
 use super::time::Clock;
-use super::{Shared, memory, user};
+use super::{Shared, memory, policy, user};
 use crate::config::{Config, Durability};
 use crate::control::{self, ControlConfig};
 use crate::events::{self, EventSender};
@@ -26,6 +27,7 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::resolve::{ResolveConfig, Resolver};
 use crate::ring::{self, Listener, MailboxSender, OpenFile, Wanted, mailbox};
+use crate::schedule::RuleSet;
 use crate::smtp::server::ServerConfig;
 use crate::spool::LogConfig;
 use crate::tls::ClientTls;
@@ -153,6 +155,9 @@ fn share(config: Config, events: EventSender, home_owners: Vec<usize>) -> anyhow
         .context("starting the DNS thread")?;
     let own_name = Domain::parse(config.hostname.as_bytes())
         .with_context(|| format!("--hostname {}", config.hostname))?;
+    let policies = Arc::new(policy::policies(&config));
+    let of_parts = policies.clone();
+    let recipients = move |domain: &Domain| of_parts.get(of_parts.of(domain)).recipients_per_message.into();
     Ok(Shared {
         smtp: Arc::new(ServerConfig {
             hostname: config.hostname.as_str().into(),
@@ -166,6 +171,10 @@ fn share(config: Config, events: EventSender, home_owners: Vec<usize>) -> anyhow
         own_names: vec![own_name],
         own_addresses: config.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()).collect(),
         home_owners,
+        streams: Streams::default(),
+        rules: RuleSet::new(Vec::new()),
+        part_limit: Arc::new(recipients),
+        policies,
         config,
     })
 }
@@ -240,6 +249,7 @@ fn start_workers(
         let own = own.map(|(home, plan)| HomeSetup {
             config: HomeConfig {
                 index: home as u8,
+                part_limit: shared.part_limit.clone(),
                 identity: spool.identity,
                 dir: spool.log_path(plan.log),
                 segment_bytes: config.segment_bytes,

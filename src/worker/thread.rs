@@ -195,11 +195,8 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     let shard = Shard::new(ShardConfig {
         seed: clock::secret_u64(),
         homes: setup.home_count as u8,
-        retry_schedule: config.retry_schedule.clone(),
         jitter_percent: limits::RETRY_JITTER_PERCENT,
-        max_age: config.max_age,
-        destination_connections: config.destination_connections,
-        messages_per_connection: config.messages_per_connection,
+        policies: setup.shared.policies.clone(),
         window: limits::CONNECTION_WINDOW,
         connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER / config.workers,
         connection_idle: limits::OUTBOUND_IDLE_WAIT,
@@ -309,7 +306,7 @@ impl Worker {
             self.requeue(&home, message.slot, &message.envelope, &message.states);
             if count % limits::REQUEUE_BATCH == 0 {
                 ring::yield_turn().await;
-                while !self.outboxes.has_room() {
+                while !self.outboxes.has_room() || !self.outboxes.are_light() {
                     ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
                 }
             }

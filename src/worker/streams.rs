@@ -1,0 +1,80 @@
+//! Streams by name.
+//!
+//! Owns: the numbers that the scheduler knows streams by. Promises: a name keeps its number while the
+//! server runs; the table is bounded (`limits::STREAMS`). Must not: outlive the process: names, not
+//! numbers, are written to disk.
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+use crate::limits;
+use crate::mail::envelope::Envelope;
+use crate::schedule::StreamId;
+
+/// The number of mail without a stream.
+const NONE: u16 = 0;
+/// The number of the notifications made here.
+const NOTIFICATIONS: u16 = 1;
+
+/// The numbers given so far. Shared by all workers; asked once for a message that names a stream.
+#[derive(Default)]
+pub struct Streams {
+    numbers: Mutex<HashMap<Box<str>, u16>>,
+}
+
+impl Streams {
+    /// The stream of a message. Notifications made here are a stream of their own.
+    pub fn of(&self, envelope: &Envelope) -> StreamId {
+        let number = match &envelope.stream {
+            Some(name) => self.number(name),
+            None if envelope.reverse_path.is_none() && envelope.client.is_none() => NOTIFICATIONS,
+            None => NONE,
+        };
+        if envelope.urgent { StreamId::urgent(number) } else { StreamId::new(number) }
+    }
+
+    fn number(&self, name: &str) -> u16 {
+        // A panic elsewhere ends the process, so the lock cannot be poisoned.
+        let mut numbers = self.numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(number) = numbers.get(name) {
+            return *number;
+        }
+        if numbers.len() >= limits::STREAMS {
+            return NONE;
+        }
+        let number = NOTIFICATIONS + 1 + numbers.len() as u16;
+        numbers.insert(name.into(), number);
+        number
+    }
+}
+
+const _: () = assert!(limits::STREAMS + 2 <= StreamId::NUMBERS as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::address::Address;
+
+    #[test]
+    fn a_name_keeps_its_number() {
+        let streams = Streams::default();
+        let from = Address::parse(b"a@x.test").ok();
+        let named = |name: &str, urgent| {
+            let envelope = Envelope {
+                reverse_path: from.clone(),
+                stream: Some(name.into()),
+                urgent,
+                ..Envelope::default()
+            };
+            streams.of(&envelope)
+        };
+        assert_eq!(named("a", false), named("a", false));
+        assert_ne!(named("a", false), named("b", false));
+        assert_eq!(named("b", true).number(), named("b", false).number());
+        assert!(named("b", true).is_urgent());
+        assert_eq!(
+            streams.of(&Envelope { reverse_path: from.clone(), ..Envelope::default() }).number(),
+            NONE
+        );
+        assert_eq!(streams.of(&Envelope::default()).number(), NOTIFICATIONS);
+    }
+}
