@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Mail through the server between programs that no one here wrote, in earnest numbers: Postfix's
-# smtp-source in, smtp-sink out; then the tests that also speak to swaks, msmtp, smtplib and nodemailer.
+# smtp-source in, smtp-sink out; then the tests that also speak to swaks, msmtp, smtplib, nodemailer and
+# openssl, through TLS and with logins as well.
 #
 # Install them on Debian:
-#   apt-get install --no-install-recommends postfix swaks msmtp python3 nodejs npm && npm install -g nodemailer
+#   apt-get install --no-install-recommends postfix swaks libnet-ssleay-perl libauthen-sasl-perl msmtp openssl \
+#     python3 nodejs npm && npm install -g nodemailer
 #
 # Usage: scripts/foreign.sh [MESSAGES]      default 20000 per run
 # Prints a table: messages per second from the first sent to the last delivered, and the CPU that the

@@ -11,7 +11,7 @@
 //!   to reuse a segment and what survived a crash. It has no files.
 //! - [`schedule`] decides which message goes next, where, and when. It has no clock.
 //! - [`route`] turns a destination into a list of hosts; [`resolve`] asks the DNS on a thread of its own.
-//! - [`tls`] is bytes to bytes, between socket and session.
+//! - [`tls`] is bytes to bytes, between socket and session; [`auth`] knows who may log in.
 //! - [`ring`] is the edge: io_uring, files, sockets, deadlines, mailboxes between threads, and the only
 //!   `unsafe` of the crate.
 //! - [`worker`] ties them together: one thread per core, each with its ring, its log and its shard of
@@ -19,6 +19,7 @@
 //! - [`control`] and [`events`] tell the world: the API and metrics, and one record per thing that
 //!   happened.
 //! - [`config`] is what all of it may be told; [`cli`] are the commands.
+pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -63,6 +63,59 @@ pub const DEFAULT_MAX_CONNECTIONS: usize = 15_000;
 pub const MAX_CONNECTIONS: usize = 1_000_000;
 /// Sessions from one address by default (`--max-connections-per-ip`); loopback is exempt.
 pub const DEFAULT_MAX_CONNECTIONS_PER_IP: usize = 1_000;
+/// Wait for a client's whole TLS handshake: a round trip or two, and a client that needs longer holds a
+/// connection slot for nothing.
+pub const TLS_ACCEPT_WAIT: Duration = Duration::from_secs(30);
+/// Ciphertext read at a time from a client that talks commands.
+pub const TLS_IDLE_READ_BYTES: usize = 2 * 1024;
+/// The same from one that sends much: a whole TLS record (RFC 8446 §5.2) and some.
+pub const TLS_READ_BYTES: usize = 18 * 1024;
+/// Longest PROXY header (version 2 with its extensions): real ones have some hundred bytes.
+pub const PROXY_HEADER_BYTES: usize = 2048;
+/// Wait for the PROXY header: the proxy sends it first of all.
+pub const PROXY_HEADER_WAIT: Duration = Duration::from_secs(10);
+/// Largest `--greet-pause`: clients wait 5 minutes for a greeting (RFC 5321 §4.5.3.2.1).
+pub const MAX_GREET_PAUSE: Duration = Duration::from_secs(60);
+/// A session that says nothing for this long gives its buffers back and waits without them.
+pub const IDLE_BUFFER_WAIT: Duration = Duration::from_secs(2);
+/// Data that must come in [`DATA_BLOCK_WAIT`]: one that sends less holds a slot and a buffer for nothing.
+pub const LEAST_BLOCK_BYTES: usize = 4096;
+/// Buffer of a session before it has said more than fits there.
+pub const FIRST_BUFFER_BYTES: usize = 1024;
+/// Certificate files (`--tls-cert`), their keys and the client authorities are read up to this size.
+pub const PEM_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// Failed logins in one session before it is closed.
+pub const FAILED_LOGINS_PER_SESSION: u32 = 3;
+/// Wait before a failed login is answered: guessing must not be quick.
+pub const FAILED_LOGIN_PAUSE: Duration = Duration::from_secs(2);
+/// Failed logins from one address (a /64 of IPv6) in [`FAILED_LOGIN_WINDOW`] before it may not try.
+pub const FAILED_LOGINS_PER_IP: u32 = 20;
+/// See [`FAILED_LOGINS_PER_IP`].
+pub const FAILED_LOGIN_WINDOW: Duration = Duration::from_secs(600);
+/// Threads that compute password hashes: enough for some hundred logins a second, and no more of the
+/// machine than that.
+pub const AUTH_THREADS: usize = 2;
+/// Passwords waiting to be checked; past it the client is told to come later.
+pub const AUTH_QUEUE: usize = 256;
+/// Users in an `--auth-file`.
+pub const AUTH_USERS: usize = 100_000;
+/// Largest `--auth-file`: [`AUTH_USERS`] lines of ordinary length.
+pub const AUTH_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Longest user name.
+pub const AUTH_NAME_BYTES: usize = 255;
+/// Longest password.
+pub const AUTH_PASSWORD_BYTES: usize = 1024;
+/// Memory that the hash of one user may ask for, in KiB: two threads check at a time.
+pub const AUTH_HASH_KIB: u32 = 256 * 1024;
+/// Passes (argon2) or lanes (scrypt) that the hash of one user may ask for.
+pub const AUTH_HASH_PASSES: u32 = 16;
+/// Highest bcrypt cost that is taken: each step doubles the time, and this one takes about a second.
+pub const AUTH_BCRYPT_COST: u32 = 14;
+/// Most rounds of a SCRAM verifier that are taken: about a second.
+pub const AUTH_SCRAM_ROUNDS: u32 = 2_000_000;
+/// Addresses and users whose rates are remembered, each; past it those forgotten first are the ones
+/// that have been quiet longest.
+pub const REMEMBERED_RATES: usize = 65_536;
 /// Foreign text (HELO names, replies, DNS names) kept in events, logs and DSNs is cut here.
 pub const FOREIGN_TEXT_BYTES: usize = 512;
 
@@ -403,6 +456,11 @@ const _: () = assert!(COMMAND_LINE_BYTES < SESSION_BUFFER_BYTES);
 const _: () = assert!(PEER_REPLY_LINE_BYTES < SESSION_BUFFER_BYTES);
 const _: () = assert!(PEER_REPLY_LINE_BYTES <= PEER_REPLY_BYTES);
 const _: () = assert!(PATH_BYTES < COMMAND_LINE_BYTES);
+// PLAIN with the longest name (twice) and password, in base64, fits a command line.
+const _: () = assert!((2 * AUTH_NAME_BYTES + AUTH_PASSWORD_BYTES + 2) * 4 / 3 + 16 < COMMAND_LINE_BYTES);
+const _: () = assert!(PROXY_HEADER_BYTES < SESSION_BUFFER_BYTES);
+const _: () = assert!(FIRST_BUFFER_BYTES < SESSION_BUFFER_BYTES);
+const _: () = assert!(AUTH_HASH_PASSES < 64);
 const _: () = assert!(COMMIT_BUFFER_BYTES < TLS_UNSENT_BYTES);
 // An MX question and then those for its hosts, each with all its tries, fit in a lookup's time.
 const _: () = assert!(2 * (DNS_RETRIES as u64 + 1) * DNS_TRY_WAIT.as_secs() < DNS_LOOKUP_WAIT.as_secs());

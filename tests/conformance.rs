@@ -11,6 +11,8 @@ mod driver;
 mod session;
 #[path = "conformance/sink.rs"]
 mod sink;
+#[path = "common/tls.rs"]
+mod tls;
 #[path = "conformance/wire.rs"]
 mod wire;
 
@@ -89,11 +91,22 @@ fn cuts(dialogue: &Dialogue) -> Vec<usize> {
 
 #[test]
 fn over_loopback() {
-    let mut sites = wire::Sites::default();
+    all_over_loopback(false);
+}
+
+#[test]
+fn over_loopback_through_tls() {
+    all_over_loopback(true);
+}
+
+fn all_over_loopback(through_tls: bool) {
+    let mut sites = wire::Sites::new(through_tls);
     let mut wrong = Vec::new();
     for dialogue in dialogues() {
         let by_driver = dialogue.turns.iter().any(|turn| turn.driver.is_some());
-        if by_driver || dialogue.settings.store != Store::Ok {
+        let about_tls = dialogue.settings.tls
+            || dialogue.turns.iter().any(|turn| memchr::memmem::find(&turn.client, b"STARTTLS").is_some());
+        if by_driver || dialogue.settings.store != Store::Ok || (through_tls && about_tls) {
             continue;
         }
         if let Err(why) = sites.run(&dialogue) {
@@ -156,6 +169,9 @@ fn false_dialogues_fail() {
         "set max-recipients = 0\nhello\nenvelope",
         "set relay = no\nhello\nenvelope",
         "set store = full\nhello\nenvelope\ndata\nC: .\nS: 250 *\nmessage",
+        "hello\nC: STARTTLS\nS: 220 *",
+        "set tls = yes\nC: EHLO c\nS: 250-mta.test\nS- STARTTLS",
+        "set users = yes\nhello\nstarttls\nhello\nC: AUTH PLAIN AHVzZXIAd3Jvbmc=\nS: 235 *",
         "S: 220 other.test *",
     ];
     for text in false_ones {
@@ -180,6 +196,7 @@ fn files_that_do_not_follow_the_format_are_refused() {
         "C: \\{3 x",
         "C: \\{x x}",
         "S: two",
+        "hello\nstarttls",
         "S x: 250 x",
         "close\nC: x",
         "C: x\nS: 250 x\nclose\nC: y",

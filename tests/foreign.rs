@@ -1,9 +1,11 @@
 //! Mail from and to programs that share no code with this one: Postfix's smtp-source and smtp-sink, swaks,
-//! msmtp, Python's smtplib, nodemailer.
+//! msmtp, Python's smtplib, nodemailer, openssl.
 //!
 //! A test whose program is not installed says so and passes; `scripts/foreign.sh` has the line that
 //! installs them all, and runs the same programs with more mail.
 mod common;
+#[path = "common/tls.rs"]
+mod tls;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -316,4 +318,203 @@ fn from_nodemailer() {
         assert_eq!(arrived.iter().filter(|m| m.data.contains(&text)).count(), 1, "{n}");
     }
     assert!(server.stop().success());
+}
+
+/// A server with a certificate and a user, `user` whose password is `secret`.
+struct Guarded {
+    dir: tempfile::TempDir,
+    peer: Peer,
+    server: Server,
+}
+
+impl Guarded {
+    fn start(credential: &str) -> Guarded {
+        let (dir, peer, authority) = (spool(), Peer::willing(), tls::Authority::new());
+        let pair = authority.sign(dir.path(), "mta", &["mta.test", "localhost"], false);
+        std::fs::write(dir.path().join("ca.pem"), &authority.pem).expect("written");
+        let users = dir.path().join("users");
+        std::fs::write(&users, format!("user:{credential} from=sender.test\n")).expect("written");
+        let (route, users) = (peer.route(), users.to_str().expect("UTF-8").to_owned());
+        let own = ["--submission", "127.0.0.1:0", "--submissions", "127.0.0.1:0", "--auth-file", &users];
+        let args = [&pair.flags()[..], &own, &["--route", &route, "--relay-from", "192.0.2.0/24"]].concat();
+        let server = Server::start(&dir.path().join("spool"), &args);
+        Guarded { dir, peer, server }
+    }
+
+    fn ca(&self) -> String {
+        self.dir.path().join("ca.pem").to_str().expect("UTF-8").to_owned()
+    }
+
+    /// Takes the one message that came, which was submitted through TLS.
+    fn arrived(&self, what: &str) -> Arrived {
+        let message = self.peer.wait_for(1, LIMIT).remove(0);
+        assert!(message.data.contains("with ESMTPSA id"), "{what}: {}", message.data);
+        assert_eq!(
+            message.data.matches("\nMessage-ID: ").count() + message.data.matches("\nMessage-Id: ").count(),
+            1
+        );
+        self.peer.arrived.lock().expect("not poisoned").clear();
+        message
+    }
+}
+
+/// `secret`, for PLAIN, LOGIN and SCRAM.
+const SCRAM: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0$UdmKRUjfgm0U6mfMFFn/tGaEoriNY2YlrUES5w+4kaA=:ZH6upP+u0RFc4kNZYflxg+txwr3oIlzDM/JXePM5XCY=";
+/// `secret`, as `crypt(3)` hashes it.
+const BCRYPT: &str = "$2b$04$C6o1Nyo8o6kODLJSlgK7GOSCLD4k6K7n32no3LZSnSLLJWQMP0wIC";
+
+#[test]
+fn from_openssl() {
+    let Some(openssl) = program("openssl") else { return };
+    let guarded = Guarded::start(SCRAM);
+    for (flag, service, version) in [
+        (Some("smtp"), "submission", "-tls1_3"),
+        (Some("smtp"), "submission", "-tls1_2"),
+        (None, "submissions", "-tls1_3"),
+    ] {
+        let addr = guarded.server.address_of(service).to_string();
+        let mut command = Command::new(&openssl);
+        command.args(["s_client", "-connect", &addr, "-servername", "mta.test", version, "-crlf", "-quiet"]);
+        command.args(["-verify_return_error", "-CAfile", &guarded.ca()]);
+        if let Some(protocol) = flag {
+            command.args(["-starttls", protocol]);
+        }
+        // Everything at once: the session takes what is pipelined, and an exchange in turns as well.
+        let said = "EHLO client.test\nAUTH PLAIN AHVzZXIAc2VjcmV0\nMAIL FROM:<a@sender.test>\n\
+                    RCPT TO:<b@one.test>\nDATA\nSubject: from openssl\n\nhi\n.\nQUIT\n";
+        let output = run_client(&mut command, said);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("235 2.7.0"), "{output:?}");
+        assert_eq!(body(&guarded.arrived("openssl")), "hi\n");
+    }
+    assert!(guarded.server.stop().success());
+}
+
+#[test]
+fn from_swaks_with_a_login() {
+    let Some(swaks) = program("swaks") else { return };
+    for credential in [SCRAM, BCRYPT] {
+        let guarded = Guarded::start(credential);
+        for (service, flags) in [
+            ("submission", &["--tls", "--auth", "PLAIN"][..]),
+            ("submission", &["--tls", "--auth", "LOGIN"]),
+            ("submissions", &["--tls-on-connect", "--auth", "PLAIN"]),
+        ] {
+            let to = guarded.server.address_of(service).to_string();
+            let output = run_client(
+                Command::new(&swaks)
+                    .args(["--server", &to, "--helo", "client.test", "--from", "a@sender.test"])
+                    .args(["--to", "b@one.test", "--body", "hi", "--auth-user", "user"])
+                    .args(["--auth-password", "secret"])
+                    .args(flags),
+                "",
+            );
+            let said = String::from_utf8_lossy(&output.stdout);
+            if said.contains("not available") || output.status.code() == Some(10) {
+                println!(
+                    "skipped: swaks lacks a Perl module for TLS or AUTH (scripts/foreign.sh says which)"
+                );
+                return;
+            }
+            assert_good(&output);
+            guarded.arrived("swaks");
+        }
+        // A wrong password: 28 is swaks' word for a failed login.
+        let to = guarded.server.address_of("submission").to_string();
+        let output = run_client(
+            Command::new(&swaks)
+                .args(["--server", &to, "--from", "a@sender.test", "--to", "b@one.test", "--tls"])
+                .args(["--auth", "PLAIN", "--auth-user", "user", "--auth-password", "wrong"]),
+            "",
+        );
+        assert_eq!(output.status.code(), Some(28), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(guarded.server.stop().success());
+    }
+}
+
+const SMTPLIB_TLS: &str = r#"
+import smtplib, ssl, sys
+host, port, ca, kind = sys.argv[1].rsplit(":", 1) + sys.argv[2:4]
+context = ssl.create_default_context(cafile=ca)
+if kind == "submissions":
+    client = smtplib.SMTP_SSL("localhost", int(port), context=context, timeout=30)
+else:
+    client = smtplib.SMTP("localhost", int(port), timeout=30)
+    client.starttls(context=context)
+client.ehlo()
+try:
+    client.sendmail("a@sender.test", ["b@one.test"], "Subject: x\r\n\r\nno login\r\n")
+    raise SystemExit("mail was taken without a login")
+except smtplib.SMTPSenderRefused as error:
+    assert error.smtp_code == 530, error
+client.login("user", "secret")
+client.sendmail("a@sender.test", ["b@one.test"], "Subject: from smtplib\r\n\r\nhi\r\n")
+client.quit()
+"#;
+
+#[test]
+fn from_smtplib_with_a_login() {
+    let Some(python) = program("python3") else { return };
+    let guarded = Guarded::start(BCRYPT);
+    for service in ["submission", "submissions"] {
+        let to = guarded.server.address_of(service).to_string();
+        let mut command = Command::new(&python);
+        assert_good(&run_client(command.args(["-c", SMTPLIB_TLS, &to, &guarded.ca(), service]), ""));
+        assert_eq!(body(&guarded.arrived("smtplib")), "hi\n");
+    }
+    assert!(guarded.server.stop().success());
+}
+
+#[test]
+fn from_msmtp_with_a_login() {
+    let Some(msmtp) = program("msmtp") else { return };
+    let guarded = Guarded::start(SCRAM);
+    for (service, starttls) in [("submission", "on"), ("submissions", "off")] {
+        // msmtp knows SCRAM where its GNU SASL does; it takes the best that is offered.
+        for auth in ["on", "plain"] {
+            let port = guarded.server.address_of(service).port();
+            let output = run_client(
+                Command::new(&msmtp).args(["--host=localhost", &format!("--port={port}")]).args([
+                    "--tls=on",
+                    &format!("--tls-starttls={starttls}"),
+                    &format!("--tls-trust-file={}", guarded.ca()),
+                    &format!("--auth={auth}"),
+                    "--user=user",
+                    "--passwordeval=echo secret",
+                    "--from=a@sender.test",
+                    "b@one.test",
+                ]),
+                "From: a@sender.test\nSubject: from msmtp\n\nhi\n",
+            );
+            assert_good(&output);
+            assert_eq!(body(&guarded.arrived("msmtp")), "hi\n");
+        }
+    }
+    assert!(guarded.server.stop().success());
+}
+
+const NODEMAILER_TLS: &str = r#"
+const [port, ca, secure] = process.argv.slice(1);
+const options = { host: "localhost", port: +port, secure: secure === "true", requireTLS: true,
+  tls: { ca: require("fs").readFileSync(ca) }, auth: { user: "user", pass: "secret" } };
+const transport = require("nodemailer").createTransport(options);
+transport.sendMail({ from: "a@sender.test", to: "b@one.test", subject: "from nodemailer", text: "hi\n" })
+  .then(() => transport.close(), e => { console.error(e); process.exit(1); });
+"#;
+
+#[test]
+fn from_nodemailer_with_a_login() {
+    let Some(node) = program("node") else { return };
+    let installed = Command::new(&node).args(["-e", "require('nodemailer')"]).stderr(Stdio::null()).status();
+    if !installed.is_ok_and(|status| status.success()) {
+        println!("skipped: nodemailer is not installed (scripts/foreign.sh says how)");
+        return;
+    }
+    let guarded = Guarded::start(SCRAM);
+    for (service, secure) in [("submission", "false"), ("submissions", "true")] {
+        let port = guarded.server.address_of(service).port().to_string();
+        let mut command = Command::new(&node);
+        assert_good(&run_client(command.args(["-e", NODEMAILER_TLS, &port, &guarded.ca(), secure]), ""));
+        guarded.arrived("nodemailer");
+    }
+    assert!(guarded.server.stop().success());
 }

@@ -16,7 +16,7 @@ const ROUNDS: u64 = 3_000;
 const MUTANT_BYTES: usize = 3_000;
 
 /// Words that a mutation may put anywhere.
-const WORDS: [&[u8]; 32] = [
+const WORDS: [&[u8]; 36] = [
     b"\r\n",
     b"\r\n.\r\n",
     b".\r\n",
@@ -37,6 +37,10 @@ const WORDS: [&[u8]; 32] = [
     b"DATA\r\n",
     b"RSET\r\n",
     b"QUIT\r\n",
+    b"AUTH PLAIN AHVzZXIAc2VjcmV0\r\n",
+    b"XCLIENT ADDR=192.0.2.1\r\n",
+    b",r=",
+    b"p=tls-exporter,,",
     b" SIZE=",
     b" BODY=8BITMIME",
     b"[IPv6:::1]",
@@ -68,7 +72,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         let client: Vec<u8> = dialogue.turns.iter().flat_map(|turn| turn.client.clone()).collect();
         match target {
             "session" => {
-                let flags = u8::from(!dialogue.settings.may_relay);
+                let flags = u8::from(!dialogue.settings.may_relay) | u8::from(dialogue.settings.users) << 4;
                 add(dialogue.name.clone(), [&[flags], &client[..]].concat());
             }
             "body" => {

@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("route", LEAVES),
     ("ring", &["limits", "clock"]),
     ("tls", LEAVES),
+    ("auth", LEAVES),
     ("resolve", LEAVES),
     ("events", LEAVES),
     ("config", &["limits", "clock", "mail", "route", "schedule"]),
@@ -33,12 +34,12 @@ const LAYERS: &[(&str, &[&str])] = &[
 ];
 const LEAVES: &[&str] = &["limits", "clock", "mail"];
 const BELOW_WORKER: &[&str] = &[
-    "limits", "clock", "mail", "smtp", "spool", "schedule", "route", "ring", "tls", "resolve", "events",
-    "config", "control",
+    "limits", "clock", "mail", "smtp", "spool", "schedule", "route", "ring", "tls", "auth", "resolve",
+    "events", "config", "control",
 ];
 const EVERYTHING: &[&str] = &[
-    "limits", "clock", "mail", "smtp", "spool", "schedule", "route", "ring", "tls", "resolve", "events",
-    "config", "control", "worker", "cli",
+    "limits", "clock", "mail", "smtp", "spool", "schedule", "route", "ring", "tls", "auth", "resolve",
+    "events", "config", "control", "worker", "cli",
 ];
 
 /// Layers that take bytes and time as arguments.

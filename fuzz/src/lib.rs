@@ -7,10 +7,12 @@
 #[allow(dead_code, reason = "dialogues use the rest")]
 mod driver;
 
+mod clients;
 mod peer;
 mod server;
 mod text;
 
+pub use clients::{proxy, sasl};
 pub use peer::{client, reply};
 pub use server::{body, session};
 pub use text::{address, command, trace};
@@ -21,7 +23,7 @@ use ringpost::clock::Rng;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     ("command", command),
     ("address", address),
     ("body", body),
@@ -29,6 +31,8 @@ pub const TARGETS: [Target; 7] = [
     ("reply", reply),
     ("client", client),
     ("trace", trace),
+    ("proxy", proxy),
+    ("sasl", sasl),
 ];
 
 /// Inputs beyond this are cut: what can go wrong goes wrong before, and every run reads them many times.

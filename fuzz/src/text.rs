@@ -83,6 +83,8 @@ pub fn trace(data: &[u8]) {
         client: Some(ip),
         by: "mta.test",
         protocol: "ESMTP",
+        tls: Some(&helo),
+        certificate: Some(&helo),
         id: MessageId(1),
         recipient: recipient.as_ref(),
         at: WallTime(data.iter().fold(0, |sum: u64, b| sum.wrapping_mul(257).wrapping_add(u64::from(*b)))),

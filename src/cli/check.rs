@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::output;
 use super::settings::SettingArgs;
 use crate::config::inspect;
+use crate::worker::inspect_doors;
 
 #[derive(clap::Args)]
 pub struct CheckArgs {
@@ -24,6 +25,7 @@ pub fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
     match effective.config() {
         Ok(config) => {
             problems.extend(inspect(&config));
+            problems.extend(inspect_doors(&config));
             warnings = config.warnings();
         }
         Err(found) => problems.extend(found),

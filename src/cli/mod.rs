@@ -9,6 +9,7 @@ mod client;
 mod demo;
 mod load;
 mod output;
+mod passwd;
 mod queue;
 mod serve;
 mod settings;
@@ -49,6 +50,8 @@ enum Command {
     Spool(spool::SpoolArgs),
     /// Print the effective configuration and what is wrong with it
     Check(check::CheckArgs),
+    /// Make lines for the file of users
+    Passwd(passwd::PasswdArgs),
 }
 
 /// How a local command finds its server.
@@ -79,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Why(args) => why::run(&args),
         Command::Spool(args) => spool::run(&args),
         Command::Check(args) => check::run(args),
+        Command::Passwd(args) => passwd::run(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("ringpost: {error:#}");
@@ -118,6 +122,8 @@ mod tests {
             "spool dump 0000000000001 --json",
             "spool dump --header Message-ID --header Subject",
             "check --listen 127.0.0.1:0 --json",
+            "passwd hash alice@example.com",
+            "passwd hash --scheme scram-sha-256 --from example.com,a@b.example --rate 100/h news",
         ] {
             let words = std::iter::once("ringpost").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
@@ -141,6 +147,9 @@ mod tests {
             "queue show not-an-id",
             "queue list --limit 0",
             "why",
+            "passwd",
+            "passwd hash",
+            "passwd hash --scheme md5 a@b.example",
             "spool",
             "spool dump not-an-id",
         ] {

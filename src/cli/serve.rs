@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::settings::SettingArgs;
 use crate::config::inspect;
+use crate::worker::inspect_doors;
 
 #[derive(clap::Args)]
 pub struct ServeArgs {
@@ -30,6 +31,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = match effective.config() {
         Ok(config) => {
             problems.extend(inspect(&config));
+            problems.extend(inspect_doors(&config));
             Some(config)
         }
         Err(found) => {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{Cidr, Durability, Source};
 use crate::limits;
+use crate::mail::address::{Address, Domain};
 use crate::mail::text::printable;
 use crate::schedule::Rate;
 
@@ -211,6 +212,21 @@ pub fn source(text: &str) -> Parsed<Source> {
         ));
     }
     Ok(Source { address, ehlo_name: host_name(name.trim())? })
+}
+
+/// A domain of mail addresses.
+pub fn domain(text: &str) -> Parsed<Domain> {
+    Domain::parse(text.as_bytes()).map_err(|why| format!("{} is not a domain: {why}", shown(text)))
+}
+
+/// A mail address.
+pub fn address(text: &str) -> Parsed<Address> {
+    Address::parse(text.as_bytes()).map_err(|why| format!("{} is not an address: {why}", shown(text)))
+}
+
+/// A rate, or `none`.
+pub fn rate_or_none(text: &str) -> Parsed<Option<Rate>> {
+    if text == "none" { Ok(None) } else { rate(text).map(Some) }
 }
 
 /// `disk`, `os` or `memory`.

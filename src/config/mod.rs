@@ -24,6 +24,9 @@ pub use inspect::{inspect, read_token};
 pub use setting::{Kind, Preset, SETTINGS, Setting};
 pub use system::System;
 
+use crate::mail::address::{Address, Domain};
+use crate::schedule::Rate;
+
 /// When an accepted message is acknowledged with 250.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,10 +82,24 @@ pub struct Source {
     pub ehlo_name: String,
 }
 
+/// What clients may take of the server, in all and each.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientLimits {
+    pub max_connections: usize,
+    pub max_connections_per_ip: usize,
+    pub max_connections_per_network: usize,
+    pub connection_rate_per_ip: Option<Rate>,
+    pub connection_rate_per_network: Option<Rate>,
+    pub message_rate_per_ip: Option<Rate>,
+    pub error_rate_per_ip: Option<Rate>,
+}
+
 /// Everything `serve` needs, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: Vec<SocketAddr>,
+    pub submission: Vec<SocketAddr>,
+    pub submissions: Vec<SocketAddr>,
     pub hostname: String,
     pub spool: PathBuf,
     pub workers: usize,
@@ -92,14 +109,22 @@ pub struct Config {
     pub spool_limit_bytes: u64,
     pub memory_limit_bytes: u64,
     pub relay_from: Vec<Cidr>,
+    pub local_domains: Vec<Domain>,
+    pub postmaster: Option<Address>,
+    /// Certificate chains with their keys.
+    pub tls_pairs: Vec<(PathBuf, PathBuf)>,
+    pub tls_client_ca: Option<PathBuf>,
+    pub auth_file: Option<PathBuf>,
+    pub proxy_from: Vec<Cidr>,
+    pub xclient_from: Vec<Cidr>,
     pub routes: crate::route::RouteTable,
     /// Empty: the servers of resolv.conf.
     pub dns: Vec<SocketAddr>,
     pub mx_port: u16,
     pub max_message_bytes: u64,
     pub max_recipients: usize,
-    pub max_connections: usize,
-    pub max_connections_per_ip: usize,
+    pub client_limits: ClientLimits,
+    pub greet_pause: Duration,
     pub destination_connections: u32,
     /// Messages to one destination; none: no limit.
     pub destination_rate: Option<crate::schedule::Rate>,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::grammar::{self, Parsed, show_duration, show_size};
-use super::{Config, Durability, Effective, Entry, Origin, Problem};
+use super::{ClientLimits, Config, Durability, Effective, Entry, Origin, Problem};
 use crate::limits;
 use crate::route::RouteTable;
 
@@ -32,6 +32,13 @@ impl Config {
                 "relay-from {}/0 lets every client send to any domain: an open relay, unless a firewall stands before it",
                 network.addr
             ));
+        }
+        for (flag, networks) in [("proxy-from", &self.proxy_from), ("xclient-from", &self.xclient_from)] {
+            if networks.iter().any(|network| network.bits == 0) {
+                warnings.push(format!(
+                    "{flag} has a /0: every client may say that it is another, --relay-from ones included"
+                ));
+            }
         }
         if self.durability == Durability::Memory {
             warnings.push("durability memory: accepted mail is lost when this process ends".into());
@@ -75,6 +82,8 @@ impl Reader<'_> {
     fn config(&mut self) -> Config {
         Config {
             listen: self.many("listen", grammar::socket),
+            submission: self.many("submission", grammar::socket),
+            submissions: self.many("submissions", grammar::socket),
             hostname: self.one("hostname", grammar::host_name).unwrap_or_default(),
             spool: self.path("spool").unwrap_or_default(),
             workers: self.count("workers", 1, limits::WORKERS as u64) as usize,
@@ -83,14 +92,20 @@ impl Reader<'_> {
             spool_limit_bytes: self.bytes("spool-limit", 0, u64::MAX),
             memory_limit_bytes: self.bytes("memory-limit", limits::MIN_MEMORY_BYTES_PER_WORKER, u64::MAX),
             relay_from: self.many("relay-from", grammar::cidr),
+            local_domains: self.many("local-domain", grammar::domain),
+            postmaster: self.one("postmaster", grammar::address),
+            tls_pairs: self.tls_pairs(),
+            tls_client_ca: self.path("tls-client-ca"),
+            auth_file: self.path("auth-file"),
+            proxy_from: self.many("proxy-from", grammar::cidr),
+            xclient_from: self.many("xclient-from", grammar::cidr),
             routes: self.routes(),
             dns: self.many("dns", grammar::name_server),
             mx_port: self.count("mx-port", 1, u16::MAX.into()) as u16,
             max_message_bytes: self.bytes("max-message-size", 1024, limits::MAX_MESSAGE_BYTES),
             max_recipients: self.count("max-recipients", 1, limits::MAX_RECIPIENTS as u64) as usize,
-            max_connections: self.count("max-connections", 1, limits::MAX_CONNECTIONS as u64) as usize,
-            max_connections_per_ip: self.count("max-connections-per-ip", 1, limits::MAX_CONNECTIONS as u64)
-                as usize,
+            client_limits: self.client_limits(),
+            greet_pause: self.time("greet-pause", Duration::ZERO, limits::MAX_GREET_PAUSE),
             destination_connections: self.count(
                 "destination-connections",
                 1,
@@ -116,9 +131,10 @@ impl Reader<'_> {
 
     /// The rules between settings.
     fn relations(&mut self, config: &Config) {
-        if config.listen.is_empty() {
+        if config.listen.is_empty() && config.submission.is_empty() && config.submissions.is_empty() {
             self.complain("listen", "needs at least one address, as in 127.0.0.1:2525");
         }
+        self.door_relations(config);
         let block = limits::BLOCK_BYTES as u64;
         if !config.segment_bytes.is_multiple_of(block) {
             let below = show_size(config.segment_bytes / block * block);
@@ -151,23 +167,18 @@ impl Reader<'_> {
             );
             self.complain("memory-limit", &need);
         }
-        if let Some(twice) = repeated(&config.listen, |addr| addr.port() != 0) {
-            self.complain("listen", &format!("names {twice} twice"));
-        }
         let addresses: Vec<_> = config.sources.iter().map(|source| source.address).collect();
         if let Some(twice) = repeated(&addresses, |_| true) {
             self.complain("source", &format!("names {twice} twice"));
         }
-        if let Some(control) = config.control {
-            if !control.ip().is_loopback() && config.control_token_file.is_none() {
-                self.complain(
-                    "control",
-                    "is reachable from other machines: give --control-token-file, or use 127.0.0.1",
-                );
-            }
-            if config.listen.contains(&control) && control.port() != 0 {
-                self.complain("control", "is also a --listen address: give it a port of its own");
-            }
+        if let Some(control) = config.control
+            && !control.ip().is_loopback()
+            && config.control_token_file.is_none()
+        {
+            self.complain(
+                "control",
+                "is reachable from other machines: give --control-token-file, or use 127.0.0.1",
+            );
         }
     }
 
@@ -180,6 +191,65 @@ impl Reader<'_> {
             self.complain("route", &format!("{:?}: {}", error.rule, error.why));
             RouteTable::default()
         })
+    }
+
+    fn client_limits(&mut self) -> ClientLimits {
+        let most = limits::MAX_CONNECTIONS as u64;
+        ClientLimits {
+            max_connections: self.count("max-connections", 1, most) as usize,
+            max_connections_per_ip: self.count("max-connections-per-ip", 1, most) as usize,
+            max_connections_per_network: self.count("max-connections-per-network", 1, most) as usize,
+            connection_rate_per_ip: self.one("connection-rate-per-ip", grammar::rate_or_none).flatten(),
+            connection_rate_per_network: self
+                .one("connection-rate-per-network", grammar::rate_or_none)
+                .flatten(),
+            message_rate_per_ip: self.one("message-rate-per-ip", grammar::rate_or_none).flatten(),
+            error_rate_per_ip: self.one("error-rate-per-ip", grammar::rate_or_none).flatten(),
+        }
+    }
+
+    /// Certificates and keys belong together by their places in the two lists.
+    fn tls_pairs(&mut self) -> Vec<(PathBuf, PathBuf)> {
+        let certs = self.many("tls-cert", grammar::text);
+        let keys = self.many("tls-key", grammar::text);
+        if certs.len() != keys.len() {
+            let short = if certs.len() < keys.len() { "tls-cert" } else { "tls-key" };
+            let why = format!(
+                "there are {} --tls-cert and {} --tls-key: give one of each for every certificate, in the same order",
+                certs.len(),
+                keys.len()
+            );
+            self.complain(short, &why);
+        }
+        certs.into_iter().zip(keys).map(|(cert, key)| (cert.into(), key.into())).collect()
+    }
+
+    /// The rules about logins and TLS.
+    fn door_relations(&mut self, config: &Config) {
+        for (flag, addresses) in [("submission", &config.submission), ("submissions", &config.submissions)] {
+            if !addresses.is_empty() && config.tls_pairs.is_empty() {
+                self.complain(flag, "needs TLS: give --tls-cert and --tls-key");
+            }
+            if !addresses.is_empty() && config.auth_file.is_none() {
+                self.complain(flag, "needs users: give --auth-file");
+            }
+        }
+        if config.auth_file.is_some() && config.tls_pairs.is_empty() {
+            self.complain("auth-file", "is of no use without TLS: give --tls-cert and --tls-key");
+        }
+        if config.tls_client_ca.is_some() && config.tls_pairs.is_empty() {
+            self.complain("tls-client-ca", "is of no use without TLS: give --tls-cert and --tls-key");
+        }
+        let all = [&config.listen[..], &config.submission, &config.submissions].concat();
+        if let Some(twice) = repeated(&all, |addr| addr.port() != 0) {
+            self.complain(
+                "listen",
+                &format!("{twice} is named twice, by --listen, --submission or --submissions"),
+            );
+        }
+        if config.control.is_some_and(|control| all.contains(&control) && control.port() != 0) {
+            self.complain("control", "is also an address for mail: give it a port of its own");
+        }
     }
 
     fn path(&mut self, name: &str) -> Option<PathBuf> {

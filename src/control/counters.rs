@@ -27,6 +27,20 @@ pub struct Counters {
     pub sessions_refused: u64,
     /// Clients connected.
     pub sessions_now: u64,
+    /// Clients sent away because they spoke before the greeting (`--greet-pause`).
+    pub early_talkers: u64,
+    /// TLS handshakes with clients that ended well, STARTTLS and `--submissions` together.
+    pub tls_handshakes: u64,
+    /// Those of them that continued an earlier session.
+    pub tls_resumed: u64,
+    /// TLS handshakes with clients that failed.
+    pub tls_failed: u64,
+    /// Logins that succeeded.
+    pub logins: u64,
+    /// Logins that failed, or were refused because too many had failed before.
+    pub logins_failed: u64,
+    /// Logins put off because too many passwords waited to be checked.
+    pub logins_busy: u64,
 
     /// Recipients whose final host answered 2xx.
     pub delivered_recipients: u64,
@@ -130,7 +144,8 @@ impl Counters {
         }
         sum!(
             accepted_messages accepted_recipients accepted_bytes rejected_permanently rejected_temporarily
-            sessions_total sessions_refused sessions_now delivered_recipients deferred_attempts
+            sessions_total sessions_refused sessions_now early_talkers tls_handshakes tls_resumed tls_failed
+            logins logins_failed logins_busy delivered_recipients deferred_attempts
             failed_recipients expired_recipients removed_recipients bounces outbound_total outbound_failed
             outbound_now queued_messages_now queued_recipients_now ready_recipients_now
             deferred_recipients_now in_flight_recipients_now destinations_now cached_bytes_now groups_lost

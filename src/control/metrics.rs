@@ -27,6 +27,15 @@ const ROWS: &[Row] = &[
         c.sessions_refused
     }),
     ("gauge", "sessions_open", "Clients connected", |c| c.sessions_now),
+    ("counter", "early_talkers_total", "Clients that spoke before the greeting", |c| c.early_talkers),
+    ("counter", "tls_handshakes_total", "TLS handshakes with clients that ended well", |c| c.tls_handshakes),
+    ("counter", "tls_resumed_total", "TLS handshakes with clients that continued a session", |c| {
+        c.tls_resumed
+    }),
+    ("counter", "tls_handshakes_failed_total", "TLS handshakes with clients that failed", |c| c.tls_failed),
+    ("counter", "logins_total", "Logins that succeeded", |c| c.logins),
+    ("counter", "logins_failed_total", "Logins that failed or were refused unseen", |c| c.logins_failed),
+    ("counter", "logins_busy_total", "Logins put off because too many waited", |c| c.logins_busy),
     ("counter", "delivered_recipients_total", "Recipients delivered", |c| c.delivered_recipients),
     ("counter", "deferred_attempts_total", "Attempts that ended in a later retry", |c| c.deferred_attempts),
     ("counter", "failed_recipients_total", "Recipients given up after a permanent answer", |c| {

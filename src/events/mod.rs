@@ -39,7 +39,18 @@ pub enum Event {
         recipients: Vec<String>,
         bytes: u64,
         client: Option<IpAddr>,
+        /// Who had logged in.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// Protocol and cipher of the client's connection.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls: Option<String>,
+        /// Whom the client's certificate names.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate: Option<String>,
     },
+    /// A client tried to log in.
+    Login { user: String, client: IpAddr, mechanism: &'static str, success: bool },
     /// A receiver took it.
     Delivered {
         #[serde(serialize_with = "as_text")]

@@ -31,8 +31,33 @@ fn every_variant_has_its_fields() {
                 recipients: vec![r(), "c@d.example".into()],
                 bytes: 4096,
                 client: Some("2001:db8::1".parse().unwrap()),
+                user: None,
+                tls: None,
+                certificate: None,
             },
             r#""received","id":"028t5cy4tqkff","from":"","recipients":["a@b.example","c@d.example"],"bytes":4096,"client":"2001:db8::1"}"#,
+        ),
+        (
+            Event::Received {
+                id: ID,
+                from: String::new(),
+                recipients: vec![],
+                bytes: 1,
+                client: None,
+                user: Some("a".into()),
+                tls: Some("TLSv1.3 X".into()),
+                certificate: Some("c.example".into()),
+            },
+            r#""received","id":"028t5cy4tqkff","from":"","recipients":[],"bytes":1,"client":null,"user":"a","tls":"TLSv1.3 X","certificate":"c.example"}"#,
+        ),
+        (
+            Event::Login {
+                user: "a".into(),
+                client: "192.0.2.1".parse().unwrap(),
+                mechanism: "PLAIN",
+                success: false,
+            },
+            r#""login","user":"a","client":"192.0.2.1","mechanism":"PLAIN","success":false}"#,
         ),
         (
             Event::Delivered {

@@ -9,5 +9,7 @@ pub mod envelope;
 pub mod header;
 pub mod id;
 pub mod reply;
+pub mod senders;
+pub mod submission;
 pub mod text;
 pub mod trace;

@@ -21,12 +21,27 @@ pub struct Received<'a> {
     pub client: Option<IpAddr>,
     /// Our own host name: a valid domain.
     pub by: &'a str,
-    /// `SMTP`, `ESMTP`, `ESMTPS`, … (RFC 3848).
+    /// As [`protocol`] names it.
     pub protocol: &'a str,
+    /// Version and cipher, where the client came through TLS.
+    pub tls: Option<&'a str>,
+    /// Whom the client's certificate names, where it gave one that is believed.
+    pub certificate: Option<&'a str>,
     pub id: MessageId,
     /// Only where there is exactly one: a list would betray blind copies (RFC 5321 §7.6).
     pub recipient: Option<&'a Address>,
     pub at: WallTime,
+}
+
+/// The name of the protocol that a client speaks (RFC 3848).
+pub fn protocol(esmtp: bool, tls: bool, authenticated: bool) -> &'static str {
+    match (esmtp, tls, authenticated) {
+        (false, ..) => "SMTP",
+        (true, false, false) => "ESMTP",
+        (true, true, false) => "ESMTPS",
+        (true, false, true) => "ESMTPA",
+        (true, true, true) => "ESMTPSA",
+    }
 }
 
 /// Appends the header, folded over several lines.
@@ -46,6 +61,16 @@ pub fn received(out: &mut Vec<u8>, r: &Received<'_>) {
         out.extend_from_slice(b"\r\n\t(HELO ");
         push_comment(out, r.helo);
         out.push(b')');
+    }
+    if let Some(tls) = r.tls {
+        out.extend_from_slice(b"\r\n\t(using ");
+        push_comment(out, tls);
+        out.push(b')');
+    }
+    if let Some(certificate) = r.certificate {
+        out.extend_from_slice(b"\r\n\t(client certificate ");
+        push_comment(out, certificate);
+        out.extend_from_slice(b" verified)");
     }
     push_all(out, &["\r\n\tby ", r.by, " with ", r.protocol, " id "]);
     write!(out, "{}", r.id).expect("writing to memory does not fail");
@@ -158,6 +183,8 @@ mod tests {
                 client: client.map(|c| c.parse().unwrap()),
                 by: "mx.example.net",
                 protocol: "ESMTP",
+                tls: None,
+                certificate: None,
                 id: MessageId(1),
                 recipient: recipient.as_ref(),
                 at: WallTime::from_secs(1_700_000_000),
@@ -182,6 +209,29 @@ mod tests {
         for ((helo, client, recipient), from, to) in table {
             assert_eq!(header(helo, client, recipient), format!("Received: from {from}{tail}{to}{date}"));
         }
+    }
+
+    #[test]
+    fn what_tls_says_stands_in_comments() {
+        let mut out = Vec::new();
+        received(
+            &mut out,
+            &Received {
+                helo: "client.example",
+                client: Some("192.0.2.1".parse().unwrap()),
+                by: "mx.example.net",
+                protocol: protocol(true, true, true),
+                tls: Some("TLSv1.3 TLS_AES_128_GCM_SHA256"),
+                certificate: Some("a)\r\nb"),
+                id: MessageId(1),
+                recipient: None,
+                at: WallTime(0),
+            },
+        );
+        let expected = "Received: from client.example ([192.0.2.1])\r\n\t(using TLSv1.3 TLS_AES_128_GCM_SHA256)\r\n\t\
+            (client certificate a??x0d?x0ab verified)\r\n\tby mx.example.net with ESMTPSA id 0000000000001;\r\n\t\
+            Thu, 01 Jan 1970 00:00:00 +0000\r\n";
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Command lines as values (RFC 5321 §4.1, RFC 1870, RFC 6152).
+//! Command lines as values (RFC 5321 §4.1, RFC 1870, RFC 3207, RFC 4954, RFC 6152).
 //!
 //! Owns: the grammar of what a client may say outside message data, and the reply to each way of getting
 //! it wrong. Promises: a command borrows from its line and only an address allocates; no line makes it
 //! panic. Must not: know the state of a session, which decides whether a command is in order.
+use super::sasl::{self, Secret};
 use crate::mail::address::{Address, AddressError, ReversePath};
 use crate::mail::envelope::BodyKind;
 
@@ -28,6 +29,11 @@ pub enum Command<'a> {
     Vrfy,
     Help,
     Quit,
+    StartTls,
+    /// AUTH (RFC 4954): the mechanism's name, and the initial response if there is one.
+    Auth(&'a str, Option<Secret>),
+    /// XCLIENT with its argument, not looked at.
+    Xclient(&'a [u8]),
 }
 
 /// The parameters of MAIL this server offers.
@@ -37,6 +43,8 @@ pub struct MailParameters {
     pub size_bytes: Option<u64>,
     /// BODY= (RFC 6152).
     pub body: BodyKind,
+    /// AUTH= (RFC 4954 §5) was given. Whom it names is not believed, as that section allows.
+    pub auth: bool,
 }
 
 /// Whom RCPT names.
@@ -72,6 +80,9 @@ pub enum CommandError {
     /// A known parameter with a malformed value, or twice.
     BadParameter,
     UnknownParameter,
+    AuthSyntax,
+    /// Not base64 where it must be.
+    Base64,
 }
 
 impl CommandError {
@@ -95,6 +106,8 @@ impl CommandError {
             CommandError::NonAscii => "553 5.6.7 Addresses must be ASCII\r\n",
             CommandError::BadParameter => "501 5.5.4 Bad parameter value\r\n",
             CommandError::UnknownParameter => "555 5.5.4 Parameter not recognised\r\n",
+            CommandError::AuthSyntax => "501 5.5.4 Syntax: AUTH mechanism [initial-response]\r\n",
+            CommandError::Base64 => "501 5.5.2 Cannot decode base64\r\n",
         }
     }
 }
@@ -110,7 +123,7 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         None => (line, &line[line.len()..]),
     };
     let Ok(verb) = <[u8; 4]>::try_from(verb) else {
-        return Err(refuse_long_verb(verb));
+        return parse_long_verb(verb, argument);
     };
     let alone = |command| if argument.is_empty() { Ok(command) } else { Err(CommandError::ExtraArgument) };
     match &verb.map(|b| b.to_ascii_uppercase()) {
@@ -125,7 +138,8 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         b"HELP" => Ok(Command::Help),
         b"VRFY" if argument.is_empty() => Err(CommandError::VrfySyntax),
         b"VRFY" => Ok(Command::Vrfy),
-        b"EXPN" | b"AUTH" | b"BDAT" | b"ETRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" => {
+        b"AUTH" => sasl::parse_auth(argument).map(|(mechanism, initial)| Command::Auth(mechanism, initial)),
+        b"EXPN" | b"BDAT" | b"ETRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" => {
             Err(CommandError::NotImplemented)
         }
         b"POST" | b"HEAD" => Err(CommandError::Http),
@@ -133,15 +147,17 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
     }
 }
 
-/// The error for a verb that has not the four letters of every command here.
-fn refuse_long_verb(verb: &[u8]) -> CommandError {
+/// A verb that has not the four letters of most commands.
+fn parse_long_verb<'a>(verb: &[u8], argument: &'a [u8]) -> Result<Command<'a>, CommandError> {
     let is = |name: &&str| verb.eq_ignore_ascii_case(name.as_bytes());
-    if ["STARTTLS", "ATRN"].iter().any(is) {
-        CommandError::NotImplemented
+    if is(&"STARTTLS") {
+        if argument.is_empty() { Ok(Command::StartTls) } else { Err(CommandError::ExtraArgument) }
+    } else if is(&"XCLIENT") {
+        Ok(Command::Xclient(argument))
     } else if ["GET", "PUT", "CONNECT", "OPTIONS", "DELETE"].iter().any(is) {
-        CommandError::Http
+        Err(CommandError::Http)
     } else {
-        CommandError::Unknown
+        Err(CommandError::Unknown)
     }
 }
 

@@ -10,12 +10,20 @@ use std::sync::Arc;
 
 use super::body::BodyReader;
 use super::command::{self, Command, CommandError};
+use super::sasl::AuthSaid;
+use super::xclient::Xclient;
 use crate::limits;
 
+mod access;
+mod auth;
 mod hello;
 mod line;
+mod renaming;
+mod starttls;
 mod transaction;
 
+pub use access::{Access, Login};
+pub use auth::AuthAnswer;
 use line::{CRLF, Line, next_line, skip_line};
 pub use transaction::{Room, Transaction, Verdict};
 
@@ -26,6 +34,7 @@ pub struct ServerConfig {
     pub hostname: Box<str>,
     pub max_message_bytes: u64,
     pub max_recipients: usize,
+    pub access: Access,
 }
 
 impl Default for ServerConfig {
@@ -35,6 +44,7 @@ impl Default for ServerConfig {
             hostname: "localhost".into(),
             max_message_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
             max_recipients: limits::DEFAULT_MAX_RECIPIENTS,
+            access: Access::default(),
         }
     }
 }
@@ -45,11 +55,16 @@ pub struct Peer {
     pub addr: IpAddr,
     /// Whether RCPT for foreign domains is accepted from this address (`--relay-from`).
     pub may_relay: bool,
+    /// Whether it is believed when it says for whom it speaks (`--xclient-from`).
+    pub xclient: bool,
+    /// Whether the driver wants to be asked before each of its messages.
+    pub counted: bool,
 }
 
 impl Peer {
+    /// A client that is not believed and not counted.
     pub fn new(addr: IpAddr, may_relay: bool) -> Peer {
-        Peer { addr, may_relay }
+        Peer { addr, may_relay, xclient: false, counted: false }
     }
 }
 
@@ -73,6 +88,18 @@ pub enum Step {
     /// The message cannot be accepted (too large, bare LF, …). Drop what is held of it; the session
     /// swallows the rest and replies itself. Comes at most once per body, and no Body/BodyEnds after.
     BodyRefused,
+    /// `220` stands in the replies. Send them, throw away the rest of the input, do the handshake and
+    /// call [`ServerSession::tls_started`]; close the connection if the handshake fails.
+    StartTls,
+    /// Find out what to say to that and call [`ServerSession::answer_auth`] before the next `step`.
+    Auth(AuthSaid),
+    /// The exchange is over without an answer: forget it.
+    AuthEnds,
+    /// Call [`ServerSession::set_peer`] before the next `step`.
+    Xclient(Xclient),
+    /// May this client send one more message now? Call [`ServerSession::admit_mail`] before the next
+    /// `step`. Only where [`Peer::counted`] or [`Login::counted`] asks for it.
+    MayMail,
     /// Send the replies, then close the connection.
     Close,
 }
@@ -94,6 +121,14 @@ enum State {
     Body(BodyReader),
     /// Between BodyEnds and `finish`.
     Verdict,
+    /// Between StartTls and `tls_started`.
+    Handshake,
+    /// In an authentication exchange: the next line is a response, once the last one is answered.
+    Auth,
+    /// Between Xclient and `set_peer`.
+    Renamed,
+    /// Between MayMail and `admit_mail`.
+    Asked,
     Closed,
 }
 
@@ -106,6 +141,12 @@ pub struct ServerSession {
     /// The HELO or EHLO name; empty before the first.
     helo: String,
     esmtp: bool,
+    /// The channel is protected.
+    secure: bool,
+    /// The channel has something to bind to.
+    bound: bool,
+    login: Option<Login>,
+    failed_logins: u32,
     /// From MAIL to the end of the transaction.
     transaction: Option<Transaction>,
     /// Whether a RCPT of this transaction was refused.
@@ -113,6 +154,8 @@ pub struct ServerSession {
     /// Bytes of the recipients taken, as `limits::RECIPIENTS_BYTES` counts them.
     recipients_bytes: usize,
     room: Room,
+    /// Errors of the client, refused recipients included, in the whole session.
+    errors: u32,
     /// Since the last accepted message.
     bad_commands: u32,
     /// Since the last accepted recipient or message.
@@ -127,10 +170,15 @@ impl ServerSession {
             state: State::Commands,
             helo: String::new(),
             esmtp: false,
+            secure: false,
+            bound: false,
+            login: None,
+            failed_logins: 0,
             transaction: None,
             recipient_refused: false,
             recipients_bytes: 0,
             room: Room::Bytes(u64::MAX),
+            errors: 0,
             bad_commands: 0,
             idle_commands: 0,
         }
@@ -167,10 +215,13 @@ impl ServerSession {
             let before = consumed;
             let step = match &mut self.state {
                 State::Commands if replies.len() > limits::REPLY_BYTES => None,
-                State::Commands => match next_line(rest) {
+                State::Commands | State::Auth => match next_line(rest) {
                     Line::Whole(line) => {
                         consumed += line.len() + CRLF.len();
-                        self.obey(line, replies)
+                        match self.state {
+                            State::Auth => self.auth_response(line, replies),
+                            _ => self.obey(line, replies),
+                        }
                     }
                     Line::Partial => None,
                     Line::TooLong => {
@@ -190,6 +241,10 @@ impl ServerSession {
                 }
                 State::Body(_) => self.read_body(rest, &mut consumed, replies),
                 State::Verdict => Some(Step::BodyEnds),
+                State::Handshake | State::Renamed | State::Asked => {
+                    debug_assert!(false, "the driver owes the session an answer");
+                    None
+                }
                 State::Closed => {
                     consumed = input.len();
                     Some(Step::Close)
@@ -222,6 +277,11 @@ impl ServerSession {
     /// HELO/EHLO name (already printable, bounded) and whether it was EHLO; for the Received header.
     pub fn greeting_of_client(&self) -> (&str, bool) {
         (&self.helo, self.esmtp)
+    }
+
+    /// Commands of the client that were in error, in the whole session.
+    pub fn errors(&self) -> u32 {
+        self.errors
     }
 
     /// True while between BodyStarts and the end of the body (the driver uses the data time-out and a large
@@ -257,6 +317,9 @@ impl ServerSession {
                 self.idle(replies, "250 2.0.0 Ok\r\n")
             }
             Command::Noop => self.idle(replies, "250 2.0.0 Ok\r\n"),
+            Command::StartTls => self.starttls(replies),
+            Command::Auth(mechanism, initial) => self.auth(mechanism, initial, replies),
+            Command::Xclient(argument) => self.xclient(argument, replies),
             Command::Vrfy => self.idle(replies, "252 2.0.0 Cannot verify, but mail for it will be tried\r\n"),
             Command::Help => {
                 self.idle(replies, "214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\r\n")
@@ -274,7 +337,7 @@ impl ServerSession {
     fn refuse(&mut self, error: CommandError, replies: &mut Vec<u8>) -> Option<Step> {
         match error {
             CommandError::Recipient(_) | CommandError::NonAscii
-                if self.peer.may_relay && self.transaction.is_some() =>
+                if (self.peer.may_relay || self.login.is_some()) && self.transaction.is_some() =>
             {
                 self.recipient_refused = true;
                 push(replies, &[error.reply()]);
@@ -287,6 +350,7 @@ impl ServerSession {
     /// Answers an erroneous command, or ends the session if there were too many.
     fn bad(&mut self, replies: &mut Vec<u8>, reply: &str) -> Option<Step> {
         self.bad_commands += 1;
+        self.errors += 1;
         self.push_or_close(self.bad_commands > limits::BAD_COMMANDS, replies, reply)
     }
 

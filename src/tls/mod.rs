@@ -10,20 +10,20 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::NoServerSessionStorage;
-use rustls::{
-    ALL_VERSIONS, ClientConfig, ClientConnection, ServerConfig, ServerConnection, SupportedProtocolVersion,
-};
+use rustls::pki_types::ServerName;
+use rustls::{ALL_VERSIONS, ClientConfig, ClientConnection, SupportedProtocolVersion};
 
 use crate::limits;
 
+mod certificates;
+mod client_certificate;
 mod opportunistic;
+mod server;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use server::{PemPair, ServerTls, Session};
 pub use stream::TlsStream;
 
 /// rustls counts what its client remembers in tickets, eight to a host.
@@ -90,54 +90,6 @@ fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     }
     let host = name.strip_suffix('.').unwrap_or(name);
     ServerName::try_from(host.to_owned()).map_err(TlsError::of)
-}
-
-/// Server configuration shared by the connections of all listeners. To change certificates, make
-/// another and use it for new connections; those under way keep theirs.
-#[derive(Clone)]
-pub struct ServerTls {
-    config: Arc<ServerConfig>,
-}
-
-impl ServerTls {
-    /// From a PEM chain, the server's own certificate first, and the PEM private key (PKCS #8, PKCS #1
-    /// or SEC 1). An error says which of the two is wrong, or that they do not belong together.
-    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<ServerTls, TlsError> {
-        ServerTls::with_versions(chain, key, ALL_VERSIONS)
-    }
-
-    fn with_versions(
-        chain: &[u8],
-        key: &[u8],
-        versions: &[&'static SupportedProtocolVersion],
-    ) -> Result<ServerTls, TlsError> {
-        let certificates = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| TlsError(format!("the certificate chain is not PEM: {e}")))?;
-        if certificates.is_empty() {
-            return Err(TlsError("the certificate chain holds no CERTIFICATE block".into()));
-        }
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|e| TlsError(format!("the private key is not a PEM key: {e}")))?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)
-            .map_err(TlsError::of)?
-            .with_no_client_auth()
-            .with_single_cert(certificates, key)
-            .map_err(|e| TlsError(format!("certificate and private key cannot be used: {e}")))?;
-        // Tickets keep sessions at the client, so that the server keeps none; one is enough for a
-        // client that reuses its connection.
-        config.ticketer = aws_lc_rs::Ticketer::new().map_err(TlsError::of)?;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 1;
-        Ok(ServerTls { config: Arc::new(config) })
-    }
-
-    /// Begins the server's side of a connection.
-    pub fn accept(&self) -> Result<TlsStream, TlsError> {
-        let connection = ServerConnection::new(Arc::clone(&self.config)).map_err(TlsError::of)?;
-        Ok(TlsStream::new(connection.into()))
-    }
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -3,8 +3,9 @@
 //! Owns: [`TlsStream`]. Promises: every byte given to [`TlsStream::receive`] is consumed; after an
 //! error the alert that tells the peer is still there to be taken. Must not: keep plaintext: what is
 //! decrypted goes to the caller at once.
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Read, Write};
 
+use rustls::pki_types::CertificateDer;
 use rustls::{Connection, HandshakeKind, ProtocolVersion};
 
 use super::TlsError;
@@ -36,6 +37,22 @@ impl TlsStream {
             closed = state.map_err(TlsError::of)?.peer_has_closed();
         }
         Ok(closed)
+    }
+
+    /// Takes what it can of `input` (ciphertext) in one step; returns how much that was, and whether the
+    /// peer has sent close_notify. Call it with the rest only when [`TlsStream::read`] has no more. What
+    /// was said of [`TlsStream::receive`] about errors and closing is true here as well.
+    pub fn feed(&mut self, mut input: &[u8]) -> Result<(usize, bool), TlsError> {
+        let before = input.len();
+        self.connection.read_tls(&mut input).map_err(TlsError::of)?;
+        let state = self.connection.process_new_packets().map_err(TlsError::of)?;
+        Ok((before - input.len(), state.peer_has_closed()))
+    }
+
+    /// Moves decrypted bytes into `out`; 0 when there are none (or `out` is empty).
+    pub fn read(&mut self, out: &mut [u8]) -> usize {
+        // "Not now" and "closed" both mean that there is nothing.
+        self.connection.reader().read(out).unwrap_or(0)
     }
 
     /// What was decrypted, even when an error follows it in the same bytes. The reader reports "not
@@ -103,5 +120,23 @@ impl TlsStream {
         };
         let suite = self.connection.negotiated_cipher_suite()?.suite();
         Some(format!("{version} {}", suite.as_str()?.replacen("TLS13_", "TLS_", 1)))
+    }
+
+    /// The peer's certificates, its own first, once it has shown any.
+    pub(super) fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        self.connection.peer_certificates()
+    }
+
+    /// The server name the client asked for; none on the client's side.
+    pub(super) fn server_name(&self) -> Option<&str> {
+        match &self.connection {
+            Connection::Server(server) => server.server_name(),
+            Connection::Client(_) => None,
+        }
+    }
+
+    /// Bytes that only the two ends of this connection can compute (RFC 8446 §7.5).
+    pub(super) fn export_keying_material(&self, label: &[u8]) -> Option<[u8; 32]> {
+        self.connection.export_keying_material([0; 32], label, Some(&[])).ok()
     }
 }

@@ -9,7 +9,11 @@ fn certificate() -> (String, String) {
 
 fn server(versions: &[&'static SupportedProtocolVersion]) -> ServerTls {
     let (chain, key) = certificate();
-    ServerTls::with_versions(chain.as_bytes(), key.as_bytes(), versions).unwrap()
+    ServerTls::with_versions(&[pair_of(&chain, &key)], None, versions).unwrap()
+}
+
+fn pair_of<'a>(chain: &'a str, key: &'a str) -> PemPair<'a> {
+    PemPair { chain: chain.as_bytes(), key: key.as_bytes() }
 }
 
 /// Carries bytes both ways in pieces of `size` until neither side has more; returns what each
@@ -232,7 +236,7 @@ fn wrong_pem_is_told_apart() {
         (&chain, &other, "cannot be used"),
     ];
     for (chain, key, why) in table {
-        let error = ServerTls::from_pem(chain.as_bytes(), key.as_bytes()).err().expect(why);
+        let Err(error) = ServerTls::from_pem(&[pair_of(chain, key)], None) else { panic!("{why}") };
         assert!(error.to_string().contains(why), "{error}");
     }
 }

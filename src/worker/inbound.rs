@@ -6,96 +6,108 @@
 //! wait is without a bound (RFC 5321 §4.5.3.2). Must not: know the grammar of SMTP.
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use zeroize::Zeroize;
+
 use super::Worker;
-use super::incoming::{Incoming, LEAST_READ, Stored};
+use super::arrival::{self, Arrival};
+use super::doors::Doors;
+use super::gate::Place;
+use super::incoming::{Incoming, LEAST_READ, Origin, Stored};
+use super::wire::Wire;
+use crate::auth::{Exchange, User};
+use crate::clock::Tick;
 use crate::events::Event;
 use crate::limits;
-use crate::ring::{self, Listener, Stream};
-use crate::smtp::server::{Goodbye, Peer, ServerSession, Step, Verdict};
-
-/// Accepts until the listener is closed.
-pub async fn accept(worker: Rc<Worker>, listener: Listener) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let worker = worker.clone();
-                ring::spawn(async move { serve(worker, stream, peer).await });
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotConnected => return,
-            Err(error) => {
-                // Out of descriptors, most likely: sessions that end will free some.
-                tracing::warn!(%error, "accepting a connection failed");
-                ring::sleep(limits::ACCEPT_RETRY_WAIT).await;
-            }
-        }
-    }
-}
-
-async fn serve(worker: Rc<Worker>, stream: Stream, peer: SocketAddr) {
-    let Some(_admitted) = worker.shared.gate.admit(peer.ip()) else {
-        worker.counters.refused_connections.add(1);
-        let text = b"421 4.7.0 too many connections, try again later\r\n".to_vec();
-        let _ = stream.write_all(text, limits::GOODBYE_WAIT).await;
-        stream.close().await;
-        return;
-    };
-    worker.counters.connections.add(1);
-    worker.counters.sessions_open.add(1);
-    let key = worker.sessions.borrow_mut().insert(stream.clone());
-    let talk = Talk::new(worker.clone(), stream.clone(), peer).run().await;
-    worker.sessions.borrow_mut().remove(key);
-    worker.counters.sessions_open.sub(1);
-    match talk {
-        // We said the last word: let the peer read it before the socket goes.
-        Ended::ByUs => {
-            stream.close_after_peer(limits::GOODBYE_WAIT).await;
-        }
-        Ended::ByPeer => stream.close().await,
-    }
-    worker.session_gone.raise();
-}
+use crate::mail::text::printable;
+use crate::ring;
+use crate::smtp::server::{Goodbye, ServerSession, Step, Verdict};
+use crate::tls;
 
 /// Who ended the session.
-enum Ended {
+pub enum Ended {
     ByUs,
     ByPeer,
 }
 
 /// One session at work.
-struct Talk {
-    worker: Rc<Worker>,
-    stream: Stream,
-    peer: SocketAddr,
-    session: ServerSession,
+pub struct Talk {
+    pub(super) worker: Rc<Worker>,
+    wire: Wire,
+    /// Whom the client is taken for.
+    pub(super) client: SocketAddr,
+    /// Who it was when it came: what it may say with XCLIENT depends on that.
+    pub(super) from: SocketAddr,
+    pub(super) place: Place,
+    doors: Arc<Doors>,
+    pub(super) session: ServerSession,
     /// What was read; `input[start..]` is not yet consumed.
     input: Vec<u8>,
     start: usize,
-    replies: Vec<u8>,
+    pub(super) replies: Vec<u8>,
     incoming: Option<Incoming>,
+    pub(super) tls: Option<tls::Session>,
+    /// The authentication exchange under way.
+    pub(super) exchange: Option<Box<Exchange>>,
+    /// Who has logged in.
+    pub(super) user: Option<Arc<User>>,
+    /// Since when the client owes the rest of a command or a block of data, and what came of the block.
+    since: Tick,
+    block_bytes: usize,
 }
 
 impl Talk {
-    fn new(worker: Rc<Worker>, stream: Stream, peer: SocketAddr) -> Talk {
-        let may_relay = worker.shared.may_relay(peer.ip());
-        let addr = peer.ip().to_canonical();
-        let session = ServerSession::new(worker.shared.smtp.clone(), Peer::new(addr, may_relay));
-        let input = Vec::with_capacity(limits::SESSION_BUFFER_BYTES);
-        Talk {
+    pub fn new(worker: Rc<Worker>, arrival: Arrival) -> Talk {
+        let Arrival { wire, client, service, place, doors, tls, early } = arrival;
+        let mut talk = Talk {
+            session: ServerSession::new(doors.smtp(service), super::login::peer(&worker, client, client)),
             worker,
-            stream,
-            peer,
-            session,
-            input,
+            wire,
+            client,
+            from: client,
+            place,
+            doors,
+            input: early,
             start: 0,
-            replies: Vec::with_capacity(512),
+            replies: Vec::new(),
             incoming: None,
+            tls: None,
+            exchange: None,
+            user: None,
+            since: ring::now(),
+            block_bytes: 0,
+        };
+        if let Some(session) = tls {
+            talk.secured(session);
         }
+        talk
     }
 
-    async fn run(mut self) -> Ended {
+    /// The channel is protected from here on.
+    fn secured(&mut self, session: tls::Session) {
+        self.tls = Some(session);
+        self.session.tls_started(self.bindings().is_some());
+    }
+
+    pub async fn run(mut self) -> Ended {
+        let ended = self.converse().await;
+        let client = self.client.ip();
+        if !self.worker.shared.may_relay(client) {
+            self.worker.shared.gate.erred(client, self.session.errors(), self.worker.clock.tick());
+        }
+        self.wire.end().await;
+        ended
+    }
+
+    async fn converse(&mut self) -> Ended {
         self.session.greet(&mut self.replies);
+        // What came behind a PROXY header is there already.
+        if !self.input.is_empty() && self.work().await {
+            self.flush().await;
+            return Ended::ByUs;
+        }
         loop {
             if self.worker.draining.get() && self.incoming.is_none() {
                 return self.say_goodbye(Goodbye::Stopping).await;
@@ -131,7 +143,7 @@ impl Talk {
             return true;
         }
         let replies = std::mem::take(&mut self.replies);
-        let (result, mut replies) = self.stream.write_all(replies, limits::REPLY_WRITE_WAIT).await;
+        let (result, mut replies) = self.wire.write_all(replies, limits::REPLY_WRITE_WAIT).await;
         replies.clear();
         self.replies = replies;
         result.is_ok()
@@ -139,33 +151,63 @@ impl Talk {
 
     /// Reads more behind what is not yet consumed.
     async fn read(&mut self) -> Read {
+        let wait = self.wait();
+        if wait.is_zero() {
+            return Read::TimedOut;
+        }
         if let Some(incoming) = self.incoming.as_mut().filter(|i| i.is_direct()) {
-            return match incoming.read(&self.stream, limits::DATA_BLOCK_WAIT).await {
-                Ok(0) => Read::End,
-                Ok(_) => Read::Some,
-                Err(error) => Read::from_error(&error),
-            };
+            let result = incoming.read(&mut self.wire, wait).await;
+            return self.have_read(result);
         }
         self.make_room();
-        let wait = self.wait();
+        // Most clients answer soon; one that does not must not pin a buffer while it is silent.
+        let with_buffer = if self.session.in_body() { wait } else { wait.min(limits::IDLE_BUFFER_WAIT) };
         let input = std::mem::take(&mut self.input);
-        let (result, input) = self.stream.read(input, wait).await;
+        let (result, input) = self.wire.read(input, with_buffer).await;
         self.input = input;
         match result {
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut && with_buffer < wait => {
+                self.put_down_buffers();
+                // Read::Some without anything new: the caller comes back here and reads.
+                let waited = self.wire.readable(wait - with_buffer).await.map(|()| 1);
+                waited.map_or_else(|error| Read::from_error(&error), |_| Read::Some)
+            }
+            result => self.have_read(result),
+        }
+    }
+
+    fn have_read(&mut self, result: std::io::Result<usize>) -> Read {
+        match result {
             Ok(0) => Read::End,
-            Ok(_) => Read::Some,
+            Ok(bytes) => {
+                self.block_bytes += bytes;
+                if self.session.in_body() && self.block_bytes >= limits::LEAST_BLOCK_BYTES {
+                    self.goes_on();
+                }
+                Read::Some
+            }
             // Woken because the server stops; the caller looks again.
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Read::Some,
             Err(error) => Read::from_error(&error),
         }
     }
 
-    fn wait(&self) -> Duration {
-        if self.session.in_body() { limits::DATA_BLOCK_WAIT } else { limits::COMMAND_WAIT }
+    /// The client has finished what it owed: from here on it owes the next.
+    fn goes_on(&mut self) {
+        self.since = ring::now();
+        self.block_bytes = 0;
     }
 
-    /// Moves the unconsumed rest to the front. A body deserves a larger buffer than commands do.
+    /// How long the client may still take: for the whole of a command, or of a block of data, so that one
+    /// that sends a byte now and then is not waited for for ever.
+    fn wait(&self) -> Duration {
+        let wait = if self.session.in_body() { limits::DATA_BLOCK_WAIT } else { limits::COMMAND_WAIT };
+        wait.saturating_sub(ring::now().since(self.since))
+    }
+
+    /// Moves the unconsumed rest to the front. A client that fills the buffer, or sends a body, gets a larger
+    /// one.
     fn make_room(&mut self) {
+        let was_filled = !self.input.is_empty() && self.input.len() == self.input.capacity();
         if self.start == self.input.len() {
             self.input.clear();
         } else if self.start > 0 {
@@ -175,9 +217,20 @@ impl Talk {
         if self.input.capacity() > limits::SESSION_BUFFER_BYTES {
             self.input.shrink_to(limits::SESSION_BUFFER_BYTES);
         }
+        let much = was_filled || self.session.in_body();
+        let wanted = if much { limits::SESSION_BUFFER_BYTES } else { limits::FIRST_BUFFER_BYTES };
+        if self.input.capacity() < wanted {
+            self.input.reserve_exact(wanted - self.input.len());
+        }
         if self.input.len() == self.input.capacity() {
             self.input.reserve(self.input.capacity());
         }
+    }
+
+    /// An idle session keeps what it has not consumed, and no more.
+    fn put_down_buffers(&mut self) {
+        self.input.shrink_to_fit();
+        self.replies = Vec::new();
     }
 
     /// Makes all it can of the input. True when the session is over.
@@ -200,6 +253,9 @@ impl Talk {
             match step {
                 Step::More => {
                     self.start += consumed;
+                    if consumed > 0 && !self.session.in_body() {
+                        self.goes_on();
+                    }
                     // A session that keeps its replies back makes progress once they are sent.
                     if self.replies.len() >= limits::REPLY_BYTES && self.start < self.input.len() {
                         if !self.flush().await {
@@ -211,7 +267,10 @@ impl Talk {
                 }
                 Step::BodyStarts => {
                     self.start += consumed;
-                    self.incoming = Some(Incoming::begin(&self.worker, &self.session, self.peer.ip()));
+                    self.count_recipients();
+                    let origin = Origin { client: self.client.ip(), tls: self.tls.as_ref() };
+                    self.incoming = Some(Incoming::begin(&self.worker, &self.session, origin));
+                    self.goes_on();
                 }
                 Step::Body(range) => {
                     if let Some(incoming) = &mut self.incoming {
@@ -228,8 +287,54 @@ impl Talk {
                     self.start += consumed;
                     self.finish_message().await;
                 }
+                Step::StartTls => {
+                    // What was sent behind the command was sent in the clear: nobody knows by whom.
+                    self.input.clear();
+                    self.start = 0;
+                    if !self.start_tls().await {
+                        return true;
+                    }
+                    return false;
+                }
+                Step::Auth(said) => {
+                    self.start += consumed;
+                    self.input[..self.start].zeroize();
+                    Box::pin(self.authenticate(said)).await;
+                    self.goes_on();
+                }
+                Step::AuthEnds => {
+                    self.start += consumed;
+                    self.exchange = None;
+                }
+                Step::Xclient(said) => {
+                    self.start += consumed;
+                    if !self.rename(&said) {
+                        return true;
+                    }
+                }
+                Step::MayMail => {
+                    self.start += consumed;
+                    self.admit_mail();
+                }
                 Step::Close => return true,
             }
+        }
+    }
+
+    /// Does the handshake that the client asked for. False if the connection is over.
+    async fn start_tls(&mut self) -> bool {
+        if !self.flush().await {
+            return false;
+        }
+        let (doors, client) = (self.doors.clone(), self.client.ip());
+        let session = arrival::handshake(&self.worker, &mut self.wire, &doors, client, Vec::new());
+        match Box::pin(session).await {
+            Some(session) => {
+                self.secured(session);
+                self.goes_on();
+                true
+            }
+            None => false,
         }
     }
 
@@ -272,7 +377,7 @@ impl Talk {
                 self.finish_message().await;
                 true
             }
-            Step::BodyStarts | Step::Close => unreachable!("a body can only go on, end or be refused"),
+            _ => unreachable!("a body can only go on, end or be refused"),
         }
     }
 
@@ -281,6 +386,7 @@ impl Talk {
             incoming.discard();
         }
         self.worker.counters.rejected_permanently.add(1);
+        self.goes_on();
     }
 
     /// Stores the message and answers for it.
@@ -312,6 +418,9 @@ impl Talk {
                                 .collect(),
                             bytes,
                             client: message.envelope.client,
+                            user: self.user.as_ref().map(|user| printable(user.name.as_bytes())),
+                            tls: self.tls.as_ref().map(|session| session.description.clone()),
+                            certificate: self.tls.as_ref().and_then(|session| session.client.clone()),
                         },
                     );
                 }
@@ -328,6 +437,7 @@ impl Talk {
             Verdict::NoRoom | Verdict::Failed => self.worker.counters.rejected_temporarily.add(1),
         }
         self.session.finish(verdict, &mut self.replies);
+        self.goes_on();
     }
 }
 

@@ -13,15 +13,18 @@ use std::time::Duration;
 use super::Worker;
 use super::home::{Home, Watch};
 use super::message::Message;
+use super::wire::Wire;
 use crate::config::Durability;
 use crate::limits;
 use crate::mail::envelope::Envelope;
 use crate::mail::header;
 use crate::mail::id::MessageId;
+use crate::mail::submission;
 use crate::mail::trace::{self, Received};
-use crate::ring::{self, AlignedBuf, Stream};
+use crate::ring::{self, AlignedBuf};
 use crate::smtp::server::ServerSession;
 use crate::spool::{FRAGMENT_HEADROOM, FragmentRef, NewMessage, Refusal, Slot};
+use crate::tls;
 
 /// What became of a message.
 pub enum Stored {
@@ -31,12 +34,21 @@ pub enum Stored {
     Loop,
 }
 
+/// Where a message comes from, for its trace header.
+#[derive(Clone, Copy)]
+pub struct Origin<'a> {
+    pub client: IpAddr,
+    pub tls: Option<&'a tls::Session>,
+}
+
 pub struct Incoming {
     id: MessageId,
     client: IpAddr,
     home: Rc<Home>,
     /// Trace headers and body as long as it is small.
     body: Vec<u8>,
+    /// Where in `body` the client's own header begins, if what is missing there is to be added.
+    submitted_at: Option<usize>,
     direct: Option<Direct>,
     fragments: Vec<FragmentRef>,
     commits: Vec<Watch>,
@@ -63,7 +75,8 @@ pub const LEAST_READ: usize = 4096;
 
 impl Incoming {
     /// Takes an id and writes the trace header (RFC 5321 §4.4).
-    pub fn begin(worker: &Rc<Worker>, session: &ServerSession, client: IpAddr) -> Incoming {
+    pub fn begin(worker: &Rc<Worker>, session: &ServerSession, origin: Origin<'_>) -> Incoming {
+        let client = origin.client.to_canonical();
         let home = worker.inbox().clone();
         let now = worker.clock.now();
         let id = home.next_id(now);
@@ -85,9 +98,11 @@ impl Incoming {
             &mut body,
             &Received {
                 helo,
-                client: Some(client.to_canonical()),
+                client: Some(client),
                 by: &worker.shared.config.hostname,
-                protocol: if is_ehlo { "ESMTP" } else { "SMTP" },
+                protocol: trace::protocol(is_ehlo, session.is_secure(), session.login().is_some()),
+                tls: origin.tls.map(|session| session.description.as_str()),
+                certificate: origin.tls.and_then(|session| session.client.as_deref()),
                 id,
                 recipient,
                 at: now,
@@ -95,8 +110,9 @@ impl Incoming {
         );
         Incoming {
             id,
-            client: client.to_canonical(),
+            client,
             home,
+            submitted_at: session.is_submission().then_some(body.len()),
             body,
             direct: None,
             fragments: Vec::new(),
@@ -127,6 +143,7 @@ impl Incoming {
     /// not consumed yet.
     pub async fn go_direct(&mut self, worker: &Rc<Worker>, rest: &[u8]) {
         debug_assert!(rest.len() < LEAST_READ);
+        self.complete_header(worker);
         self.stream = stream_of(worker, &self.body);
         if is_loop(&self.body) {
             self.refused = Some(Stored::Loop);
@@ -150,16 +167,26 @@ impl Incoming {
         }
     }
 
+    /// Adds what a submitted message lacks (RFC 6409 §8), before it leaves memory.
+    fn complete_header(&mut self, worker: &Worker) {
+        if let Some(at) = self.submitted_at.take() {
+            let now = worker.clock.now();
+            let missing =
+                submission::missing_header(&self.body[at..], self.id, &worker.shared.config.hostname, now);
+            self.body.splice(at..at, missing);
+        }
+    }
+
     fn direct(&mut self) -> &mut Direct {
         self.direct.as_mut().expect("the caller asked is_direct")
     }
 
     /// Reads into the fragment buffer.
-    pub async fn read(&mut self, stream: &Stream, wait: Duration) -> io::Result<usize> {
+    pub async fn read(&mut self, wire: &mut Wire, wait: Duration) -> io::Result<usize> {
         let direct = self.direct();
         let buffer = direct.buffer.take().expect("a buffer is there between two calls");
         let from = direct.filled;
-        let (result, buffer) = stream.read_aligned(buffer, from, wait).await;
+        let (result, buffer) = wire.read_aligned(buffer, from, wait).await;
         let direct = self.direct();
         direct.buffer = Some(buffer);
         if let Ok(read) = result {
@@ -251,6 +278,8 @@ impl Incoming {
     pub async fn store(mut self, worker: &Rc<Worker>, mut envelope: Envelope) -> Stored {
         if self.is_direct() {
             self.body = self.hand_over().await;
+        } else {
+            self.complete_header(worker);
         }
         if self.fragments.is_empty() && self.refused.is_none() && is_loop(&self.body) {
             self.refused = Some(Stored::Loop);

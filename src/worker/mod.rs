@@ -5,16 +5,20 @@
 //! [`Shared`], which is read-only; a worker never blocks on another. Must not: be entered from another
 //! thread except through its mailbox.
 //!
-//! `inbound` → `incoming` → `home` → `shards` → `outbound` → `outcome` → `home` is the way of a message.
+//! `arrival` → `inbound` → `incoming` → `home` → `shards` → `outbound` → `outcome` → `home` is the way of a message.
+mod arrival;
 mod cache;
 mod counters;
 mod dial;
+mod doors;
 mod gate;
 mod handle;
 mod home;
 mod inbound;
 mod incoming;
+mod limiter;
 mod link;
+mod login;
 mod memory;
 mod message;
 mod outbound;
@@ -30,6 +34,7 @@ mod streams;
 mod thread;
 mod time;
 mod user;
+mod wire;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -37,9 +42,13 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+pub use doors::{check_user_line, inspect as inspect_doors};
 pub use start::serve;
 
+use arc_swap::ArcSwap;
+
 use self::counters::Counters;
+use self::doors::Doors;
 use self::gate::Gate;
 use self::home::Home;
 use self::outbound::Connection;
@@ -47,6 +56,7 @@ use self::post::{Batch, Outboxes, Post, ShardEvent};
 use self::signal::{Broadcast, Signal};
 use self::streams::Streams;
 use self::time::Clock;
+use crate::auth::Checkers;
 use crate::clock::{Rng, WallTime};
 use crate::config::{Config, Source};
 use crate::events::EventSender;
@@ -56,8 +66,8 @@ use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
 use crate::ring::{self, AlignedBuf, BufferPool, Listener, Mailbox, Stream};
 use crate::schedule::{Action, Entry, Policies, RuleSet, Shard, StreamId, shard_of};
-use crate::smtp::server::{Room, ServerConfig};
-use crate::spool::{RecipientState, Refusal, Slot};
+use crate::smtp::server::Room;
+use crate::spool::{RecipientState, Refusal, Slot, SpoolIdentity};
 use crate::tls::ClientTls;
 
 /// Most recipients of one transaction with a domain.
@@ -66,7 +76,11 @@ pub type PartLimit = Arc<dyn Fn(&Domain) -> usize + Send + Sync>;
 /// What all workers read and none writes.
 pub struct Shared {
     pub config: Config,
-    pub smtp: Arc<ServerConfig>,
+    /// Certificates and users; exchanged by a reload.
+    pub doors: ArcSwap<Doors>,
+    pub checkers: Checkers,
+    /// Of the spool: what is made up for unknown users depends on it.
+    pub identity: SpoolIdentity,
     pub resolver: Resolver,
     pub tls: ClientTls,
     pub events: EventSender,

@@ -10,7 +10,9 @@ use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
 
+use super::doors::{Doors, Files, Service};
 use super::gate::Gate;
 use super::handle::Handle;
 use super::home::HomeConfig;
@@ -20,7 +22,8 @@ use super::streams::Streams;
 use super::thread::{self, HomeSetup, Setup};
 use super::time::Clock;
 use super::{Shared, memory, policy, user};
-use crate::config::{Config, Durability};
+use crate::auth::Checkers;
+use crate::config::{Config, Durability, Problem};
 use crate::control::{self, ControlConfig};
 use crate::events::{self, EventSender};
 use crate::limits;
@@ -28,8 +31,7 @@ use crate::mail::address::Domain;
 use crate::resolve::{ResolveConfig, Resolver};
 use crate::ring::{self, Listener, MailboxSender, OpenFile, Wanted, mailbox};
 use crate::schedule::RuleSet;
-use crate::smtp::server::ServerConfig;
-use crate::spool::LogConfig;
+use crate::spool::{LogConfig, SpoolIdentity};
 use crate::tls::ClientTls;
 
 /// Runs the server until it is told to stop.
@@ -40,6 +42,8 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let checked = ring::start_up_checks(&config.spool, Wanted { durable, locked_bytes })?;
     let control_config = ControlConfig::new(&config)?;
     let listeners = bind(&config)?;
+    // Keys may be for root alone.
+    let files = Files::read(&config).map_err(doors_problem)?;
     if let Some(name) = &config.user {
         user::become_user(name, &config.spool)?;
     }
@@ -52,7 +56,10 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         }
         None => (EventSender::off(), None),
     };
-    let shared = Arc::new(share(config, events, homes.iter().map(|h| h.owner).collect())?);
+    let doors = Doors::build(&config, &files, spool.identity).map_err(doors_problem)?;
+    drop(files);
+    let owners = homes.iter().map(|h| h.owner).collect();
+    let shared = Arc::new(share(config, events, owners, doors, spool.identity)?);
     let open = OpenFile {
         sync: if durable { ring::Sync::Data } else { ring::Sync::None },
         direct: checked.direct_block.is_some(),
@@ -66,8 +73,12 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone()));
     let control = control::start(control_config, handle.clone())?;
     started.wait_until_recovered()?;
-    for addresses in &listeners.addresses {
-        eprintln!("listening on {addresses}");
+    for (service, address) in &listeners.addresses {
+        match service {
+            Service::Smtp => eprintln!("listening on {address}"),
+            Service::Submission => eprintln!("submission on {address}"),
+            Service::Submissions => eprintln!("submissions on {address}"),
+        }
     }
     if let Some(address) = control.address() {
         eprintln!("control on {address}");
@@ -94,29 +105,59 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
 
 /// Listening sockets: each worker has one of its own per address.
 struct Bound {
-    addresses: Vec<SocketAddr>,
-    sockets: Vec<Vec<TcpListener>>,
+    addresses: Vec<(Service, SocketAddr)>,
+    sockets: Vec<Vec<(Service, TcpListener)>>,
 }
 
 fn bind(config: &Config) -> anyhow::Result<Bound> {
     let mut bound =
         Bound { addresses: Vec::new(), sockets: (0..config.workers).map(|_| Vec::new()).collect() };
-    for &wanted in &config.listen {
-        let mut address = wanted;
-        // SO_REUSEPORT would let a second server of the same user share the port silently.
-        if address.port() != 0 && !comes_free(address) {
-            bail!("--listen {address}: the port is in use; stop what uses it or choose another");
+    for (service, flag, addresses) in [
+        (Service::Smtp, "listen", &config.listen),
+        (Service::Submission, "submission", &config.submission),
+        (Service::Submissions, "submissions", &config.submissions),
+    ] {
+        for &wanted in addresses {
+            let mut address = wanted;
+            // SO_REUSEPORT would let a second server of the same user share the port silently.
+            if address.port() != 0 && !comes_free(address) {
+                bail!("--{flag} {address}: the port is in use; stop what uses it or choose another");
+            }
+            for sockets in &mut bound.sockets {
+                let socket = Listener::bind(address).with_context(|| {
+                    format!(
+                        "--{flag} {wanted}: cannot listen there; below port 1024 root is needed (see --user)"
+                    )
+                })?;
+                address = socket.local_addr()?;
+                sockets.push((service, socket));
+            }
+            bound.addresses.push((service, address));
         }
-        for sockets in &mut bound.sockets {
-            let socket = Listener::bind(address).with_context(|| {
-                format!("--listen {wanted}: cannot listen there; below port 1024 root is needed (see --user)")
-            })?;
-            address = socket.local_addr()?;
-            sockets.push(socket);
-        }
-        bound.addresses.push(address);
     }
     Ok(bound)
+}
+
+/// Everything that is wrong with the files, as one error.
+fn doors_problem(problems: Vec<Problem>) -> anyhow::Error {
+    anyhow::anyhow!(problems.into_iter().map(|problem| problem.0).collect::<Vec<_>>().join("; "))
+}
+
+/// Reads certificates and users again (SIGHUP). What is wrong is said, and the old ones stay.
+fn reload_doors(shared: &Shared) {
+    let built =
+        Files::read(&shared.config).and_then(|files| Doors::build(&shared.config, &files, shared.identity));
+    match built {
+        Ok(doors) => {
+            shared.doors.store(Arc::new(doors));
+            tracing::info!("certificates and users were read again");
+        }
+        Err(problems) => {
+            for problem in problems {
+                tracing::error!("{problem}; certificates and users stay what they were");
+            }
+        }
+    }
 }
 
 /// Whether the port is free, or becomes so: the kernel takes a moment to close what a killed process had
@@ -150,7 +191,13 @@ fn plan_homes(spool: &SpoolDir, workers: usize) -> anyhow::Result<Vec<HomePlan>>
     Ok(logs.into_iter().map(|log| HomePlan { log, owner: usize::from(log) % workers }).collect())
 }
 
-fn share(config: Config, events: EventSender, home_owners: Vec<usize>) -> anyhow::Result<Shared> {
+fn share(
+    config: Config,
+    events: EventSender,
+    home_owners: Vec<usize>,
+    doors: Doors,
+    identity: SpoolIdentity,
+) -> anyhow::Result<Shared> {
     let resolver = Resolver::start(ResolveConfig { servers: config.dns.clone(), ..ResolveConfig::default() })
         .context("starting the DNS thread")?;
     let own_name = Domain::parse(config.hostname.as_bytes())
@@ -159,15 +206,13 @@ fn share(config: Config, events: EventSender, home_owners: Vec<usize>) -> anyhow
     let of_parts = policies.clone();
     let recipients = move |domain: &Domain| of_parts.get(of_parts.of(domain)).recipients_per_message.into();
     Ok(Shared {
-        smtp: Arc::new(ServerConfig {
-            hostname: config.hostname.as_str().into(),
-            max_message_bytes: config.max_message_bytes,
-            max_recipients: config.max_recipients,
-        }),
+        doors: ArcSwap::from_pointee(doors),
+        checkers: Checkers::start().context("starting the threads that check passwords")?,
+        identity,
         resolver,
         tls: ClientTls::opportunistic(),
         events,
-        gate: Gate::new(config.max_connections, config.max_connections_per_ip),
+        gate: Gate::new(&config),
         own_names: vec![own_name],
         own_addresses: config.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()).collect(),
         home_owners,
@@ -221,6 +266,10 @@ impl Started {
 fn channel_depth() -> usize {
     let wanted = std::env::var("RINGPOST_TEST_CHANNEL_DEPTH").ok().and_then(|depth| depth.parse().ok());
     wanted.map_or(limits::MAILBOX_DEPTH, |depth: usize| depth.clamp(1, limits::MAILBOX_DEPTH))
+}
+
+fn clone_sockets(sockets: &[(Service, TcpListener)]) -> std::io::Result<Vec<(Service, TcpListener)>> {
+    sockets.iter().map(|(service, socket)| Ok((*service, socket.try_clone()?))).collect()
 }
 
 fn start_workers(
@@ -279,7 +328,7 @@ fn start_workers(
             home_count: homes.len(),
             mailbox,
             senders: senders.clone(),
-            sockets: bound.sockets[index].iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?,
+            sockets: clone_sockets(&bound.sockets[index])?,
             cpu: (config.workers <= cpus.len()).then(|| cpus[index]),
             read: read.clone(),
             tell: tell.clone(),
@@ -291,7 +340,7 @@ fn start_workers(
 }
 
 /// Waits for a signal to stop and sees the stop through: the first SIGTERM or SIGINT drains, a second
-/// one stops at once. SIGHUP has nothing to reload yet and must not kill.
+/// one stops at once. SIGHUP reads certificates and users again.
 fn wait_for_stop(started: &Started, shared: &Arc<Shared>) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -304,7 +353,7 @@ fn wait_for_stop(started: &Started, shared: &Arc<Shared>) -> anyhow::Result<()> 
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => tracing::info!("SIGHUP: nothing to reload"),
+                _ = hangup.recv() => reload_doors(shared),
                 _ = watchdog.tick() => {
                     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
                     if started.threads.iter().any(|t| t.is_finished()) {

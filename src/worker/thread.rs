@@ -15,12 +15,13 @@ use anyhow::Context;
 use crossbeam_channel::Sender;
 
 use super::counters::Counters;
+use super::doors::Service;
 use super::home::{Home, HomeConfig, SpoolBuf};
 use super::post::{Batch, Outboxes};
 use super::quarantine::Piece;
 use super::spool_dir::{SegmentFiles, segment_path};
 use super::time::Clock;
-use super::{Shared, Worker, inbound, memory};
+use super::{Shared, Worker, arrival, memory};
 use crate::clock::{self, Rng};
 use crate::config::Config;
 use crate::limits;
@@ -40,7 +41,7 @@ pub struct Setup {
     pub home_count: usize,
     pub mailbox: Mailbox<Batch>,
     pub senders: Vec<MailboxSender<Batch>>,
-    pub sockets: Vec<TcpListener>,
+    pub sockets: Vec<(Service, TcpListener)>,
     pub cpu: Option<usize>,
     /// Where all workers meet when they have read their logs: who is first must not fill the mailboxes of
     /// those who cannot look into them yet.
@@ -245,10 +246,10 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
     }
     let _ = tell.send(Ok(()));
-    for socket in setup.sockets {
+    for (service, socket) in setup.sockets {
         let listener = Listener::from_std(socket).context("taking over a listening socket")?;
         worker.listeners.borrow_mut().push(listener.clone());
-        ring::spawn(inbound::accept(worker.clone(), listener));
+        ring::spawn(arrival::accept(worker.clone(), listener, service));
     }
     worker.until_stopped().await;
     let unrecorded: usize = worker.own_homes().map(|h| h.unrecorded()).sum();

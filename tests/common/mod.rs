@@ -20,6 +20,15 @@ pub struct Server {
     pub said: Arc<Mutex<String>>,
 }
 
+/// Waits until what is asked for is true.
+pub fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is() {
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 impl Server {
     /// Starts on a free port and waits for `ready`.
     pub fn start(spool: &Path, args: &[&str]) -> Server {
@@ -42,8 +51,8 @@ impl Server {
         std::thread::spawn(move || {
             let mut addr = None;
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some(at) = line.strip_prefix("listening on ") {
-                    addr = addr.or_else(|| at.parse().ok());
+                if let Some((_, at)) = line.split_once(" on ").filter(|_| addr.is_none()) {
+                    addr = at.parse().ok();
                 }
                 log.lock().expect("not poisoned").push_str(&format!("{line}\n"));
                 if line == "ready" {
@@ -59,6 +68,18 @@ impl Server {
             }
         };
         Server { child, addr, said }
+    }
+
+    /// The address it says it takes `service` on.
+    pub fn address_of(&self, service: &str) -> SocketAddr {
+        let said = self.said.lock().expect("not poisoned");
+        let line = said.lines().find_map(|line| line.strip_prefix(&format!("{service} on ")));
+        line.and_then(|at| at.parse().ok()).unwrap_or_else(|| panic!("no {service}: {said}"))
+    }
+
+    /// Waits until it has said that.
+    pub fn wait_for_word(&self, word: &str) {
+        wait_until(word, || self.said.lock().expect("not poisoned").contains(word));
     }
 
     pub fn pid(&self) -> u32 {
@@ -131,17 +152,38 @@ pub fn run(args: &[&str]) -> (ExitStatus, String, String) {
 }
 
 /// A client that sends lines and reads replies.
-pub struct Client {
-    stream: BufReader<TcpStream>,
+pub struct Client<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 impl Client {
     pub fn connect(addr: SocketAddr) -> Client {
-        let stream = TcpStream::connect(addr).expect("connected");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-        let mut client = Client { stream: BufReader::new(stream) };
+        let mut client = Client::silent(addr);
         assert!(client.reply().starts_with("220 "));
         client
+    }
+
+    /// Connects and waits for nothing.
+    pub fn silent(addr: SocketAddr) -> Client {
+        let stream = TcpStream::connect(addr).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+        Client { stream: BufReader::new(stream) }
+    }
+
+    /// The bare connection.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream.into_inner()
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// A client on a connection that is there.
+    pub fn on(stream: S) -> Client<S> {
+        Client { stream: BufReader::new(stream) }
+    }
+
+    pub fn stream(&self) -> &S {
+        self.stream.get_ref()
     }
 
     pub fn send(&mut self, bytes: &[u8]) {

@@ -30,10 +30,11 @@ pub fn split_replies(bytes: &[u8]) -> Result<Vec<Vec<&[u8]>>, String> {
     Ok(replies)
 }
 
-/// Codes of RFC 5321 §4.2.3; the server sends no others.
-const CODES: [&[u8; 3]; 24] = [
-    b"211", b"214", b"220", b"221", b"250", b"251", b"252", b"354", b"421", b"450", b"451", b"452", b"455",
-    b"500", b"501", b"502", b"503", b"504", b"550", b"551", b"552", b"553", b"554", b"555",
+/// Codes of RFC 4954 §6 and RFC 3207 §4, then those of RFC 5321 §4.2.3; the server sends no others.
+const CODES: [&[u8; 3]; 31] = [
+    b"235", b"334", b"454", b"530", b"534", b"535", b"538", b"211", b"214", b"220", b"221", b"250", b"251",
+    b"252", b"354", b"421", b"450", b"451", b"452", b"455", b"500", b"501", b"502", b"503", b"504", b"550",
+    b"551", b"552", b"553", b"554", b"555",
 ];
 
 /// What every line of a reply must be: a code of the list, a space or hyphen, printable text, at most 512
@@ -42,16 +43,16 @@ const CODES: [&[u8; 3]; 24] = [
 fn check_line(line: &[u8]) -> Result<(), String> {
     let wrong = |why: &str| Err(format!("{why}: {}", line.escape_ascii()));
     if !line.first_chunk().is_some_and(|code| CODES.contains(&code)) {
-        return wrong("a code that RFC 5321 does not have");
+        return wrong("a code that no RFC has");
     }
-    if !matches!(line.get(3), Some(b' ' | b'-')) || line.len() < 5 {
+    if !matches!(line.get(3), Some(b' ' | b'-')) || (line.len() < 5 && line != b"334 ") {
         return wrong("a reply line without text");
     }
     if line.len() + 2 > 512 || !line.iter().all(|b| matches!(b, b' '..=b'~')) {
         return wrong("a reply line too long or with bytes that are no text");
     }
     let class = [line[0], b'.'];
-    let greets = matches!(&line[..3], b"220" | b"250" | b"354");
+    let greets = matches!(&line[..3], b"220" | b"250" | b"334" | b"354");
     if !line[4..].starts_with(&class) && !greets {
         return wrong("a reply without an enhanced code");
     }

@@ -13,6 +13,12 @@ pub struct Settings {
     pub max_message_bytes: u64,
     pub max_recipients: usize,
     pub store: Store,
+    /// The server has a certificate.
+    pub tls: bool,
+    /// The server knows `user`, whose password is `secret`.
+    pub users: bool,
+    /// The client speaks to a port for message submission.
+    pub submission: bool,
 }
 
 /// What becomes of messages whose body ended.
@@ -25,7 +31,15 @@ pub enum Store {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { may_relay: true, max_message_bytes: 1 << 20, max_recipients: 1000, store: Store::Ok }
+        Settings {
+            may_relay: true,
+            max_message_bytes: 1 << 20,
+            max_recipients: 1000,
+            store: Store::Ok,
+            tls: false,
+            users: false,
+            submission: false,
+        }
     }
 }
 
@@ -49,6 +63,8 @@ pub struct Turn {
     pub replies: Vec<ExpectedReply>,
     pub messages: Vec<ExpectedMessage>,
     pub ends: Option<End>,
+    /// The TLS handshake follows the replies.
+    pub handshake: bool,
 }
 
 /// Why the driver ends a session.
@@ -277,6 +293,11 @@ impl Reader {
                 let turn = self.last_turn()?;
                 turn.ends = Some(End::Hangup);
             }
+            "starttls" => {
+                self.client_turn().client = b"STARTTLS\r\n".to_vec();
+                self.expect(ExpectedReply::line("220 2.0.0 *"));
+                self.last_turn()?.handshake = true;
+            }
             "message" => self.last_turn()?.messages.push(ExpectedMessage::default()),
             _ => return self.describe(word, rest),
         }
@@ -295,6 +316,9 @@ impl Reader {
         for (at, turn) in self.turns.iter().enumerate() {
             if turn.ends.is_some() && at != last {
                 return Err("nothing comes behind the end of the connection".into());
+            }
+            if turn.handshake && !self.settings.tls {
+                return Err("`starttls` wants `set tls = yes`".into());
             }
             if turn.ends == Some(End::Hangup) && !turn.messages.is_empty() {
                 return Err("what is sent at a hang-up completes no message".into());
@@ -315,6 +339,11 @@ impl Reader {
             ("store", "ok") => self.settings.store = Store::Ok,
             ("store", "full") => self.settings.store = Store::Full,
             ("store", "broken") => self.settings.store = Store::Broken,
+            ("tls", "yes") => self.settings.tls = true,
+            ("users", "yes") => (self.settings.tls, self.settings.users) = (true, true),
+            ("port", "submission") => {
+                (self.settings.tls, self.settings.users, self.settings.submission) = (true, true, true);
+            }
             ("max-message-size", _) => self.settings.max_message_bytes = number()?,
             ("max-recipients", _) => self.settings.max_recipients = number()? as usize,
             _ => return Err("there is no such setting".into()),

@@ -9,8 +9,12 @@ use std::sync::Arc;
 use ringpost::limits;
 use ringpost::mail::envelope::Envelope;
 use ringpost::mail::id::MessageId;
+use ringpost::mail::senders::Senders;
 use ringpost::mail::trace;
-use ringpost::smtp::server::{Goodbye, Peer, ServerConfig, ServerSession, Step, Verdict};
+use ringpost::smtp::sasl::AuthSaid;
+use ringpost::smtp::server::{
+    Access, AuthAnswer, Goodbye, Login, Peer, ServerConfig, ServerSession, Step, Verdict,
+};
 
 /// One thing that happened, in the order of time.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub enum Happening {
     /// The message was complete; whether the driver took it.
     Message(Message, bool),
     BodyRefused,
+    /// The channel was protected.
+    StartTls,
     Closed,
 }
 
@@ -39,6 +45,11 @@ pub struct Rules {
     pub may_relay: bool,
     pub max_message_bytes: u64,
     pub max_recipients: usize,
+    pub access: Access,
+    /// The channel is protected from the start.
+    pub secure: bool,
+    /// Whether the peer may say for whom it speaks.
+    pub xclient: bool,
     /// The answer to a message that is no loop.
     pub verdict: Verdict,
 }
@@ -63,10 +74,14 @@ impl Driver {
             hostname: rules.hostname.into(),
             max_message_bytes: rules.max_message_bytes,
             max_recipients: rules.max_recipients,
+            access: rules.access.clone(),
             ..ServerConfig::default()
         };
-        let peer = Peer::new([127, 0, 0, 1].into(), rules.may_relay);
-        let session = ServerSession::new(Arc::new(config), peer);
+        let peer = Peer { xclient: rules.xclient, ..Peer::new([127, 0, 0, 1].into(), rules.may_relay) };
+        let mut session = ServerSession::new(Arc::new(config), peer);
+        if rules.secure {
+            session.tls_started(true);
+        }
         let mut driver = Driver { session, rules, rest: Vec::new(), message: None, happened: Vec::new() };
         let mut replies = Vec::new();
         driver.session.greet(&mut replies);
@@ -127,6 +142,23 @@ impl Driver {
                     self.message.take().expect("BodyRefused comes once per body");
                     self.happened.push(Happening::BodyRefused);
                 }
+                Step::StartTls => {
+                    self.happened.push(Happening::StartTls);
+                    self.session.tls_started(true);
+                    // What was sent behind the command is thrown away.
+                    return;
+                }
+                Step::Auth(said) => {
+                    let answer = answer_auth(said);
+                    self.session.answer_auth(answer, &mut replies);
+                }
+                Step::AuthEnds => {}
+                Step::Xclient(said) => {
+                    let addr = said.addr.unwrap_or([127, 0, 0, 1].into());
+                    let peer = Peer { xclient: true, ..Peer::new(addr, false) };
+                    self.session.set_peer(peer, &said, &mut replies);
+                }
+                Step::MayMail => self.session.admit_mail(true, &mut replies),
                 Step::Close => {
                     if self.happened.last() != Some(&Happening::Closed) {
                         self.happened.push(Happening::Closed);
@@ -187,6 +219,23 @@ fn check_wire_form(body: &[u8]) {
     });
     assert!(!bare, "a bare CR or LF was taken");
     assert!(!body.split(|b| *b == b'\n').any(|line| line == b".\r"), "a lone dot was taken");
+}
+
+/// The answer of a driver that knows one user, `user` with the password `secret`, and what PLAIN says.
+fn answer_auth(said: AuthSaid) -> AuthAnswer {
+    let message = match said {
+        AuthSaid::Begin(_, None) => return AuthAnswer::Challenge(Vec::new()),
+        AuthSaid::Begin(_, Some(message)) | AuthSaid::Response(message) => message,
+    };
+    match message.bytes() {
+        b"\0user\0secret" => AuthAnswer::Success(Login {
+            user: "user".into(),
+            senders: Arc::new(Senders::All),
+            counted: false,
+        }),
+        bytes if bytes.iter().filter(|b| **b == 0).count() == 2 => AuthAnswer::Wrong,
+        _ => AuthAnswer::Malformed,
+    }
 }
 
 /// The verdict for a server that stores what it gets.

@@ -3,7 +3,7 @@
 //! Owns: the run of a dialogue with its bytes split in a given way. Promises: what is compared is all that
 //! happened. Must not: open sockets.
 use ringpost::mail::envelope::BodyKind;
-use ringpost::smtp::server::{Goodbye, Verdict};
+use ringpost::smtp::server::{Access, Goodbye, Verdict};
 
 use crate::check::{self, Seen};
 use crate::dialogue::{Dialogue, DriverWord, End, HOSTNAME, Settings, Store, Turn};
@@ -58,6 +58,14 @@ fn rules(settings: &Settings) -> Rules {
         may_relay: settings.may_relay,
         max_message_bytes: settings.max_message_bytes,
         max_recipients: settings.max_recipients,
+        access: Access {
+            starttls: settings.tls,
+            mechanisms: if settings.users { vec!["PLAIN"] } else { vec![] },
+            submission: settings.submission,
+            ..Access::default()
+        },
+        secure: false,
+        xclient: false,
         verdict: match settings.store {
             Store::Ok => driver::accepting(),
             Store::Full => Verdict::NoRoom,
@@ -83,7 +91,10 @@ fn compare_turn(turn: &Turn, happened: &[Happening]) -> Result<(), String> {
             Happening::Replies(bytes) => replies.extend_from_slice(bytes),
             Happening::Message(message, true) => accepted.push(message),
             Happening::Closed => closed = true,
-            Happening::Message(_, false) | Happening::BodyStarts | Happening::BodyRefused => {}
+            Happening::Message(_, false)
+            | Happening::BodyStarts
+            | Happening::BodyRefused
+            | Happening::StartTls => {}
         }
     }
     check::replies(&turn.replies, &replies)?;

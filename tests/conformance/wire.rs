@@ -6,13 +6,19 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ClientConfig;
 
 use crate::check::{self, Seen};
 use crate::common::Server;
 use crate::dialogue::{Dialogue, End, ExpectedMessage, Settings};
 use crate::sink::Sink;
+use crate::tls::{self, Authority};
 
+/// `user` with the password `secret`.
+const USERS: &str = "user:SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0$UdmKRUjfgm0U6mfMFFn/tGaEoriNY2YlrUES5w+4kaA=:ZH6upP+u0RFc4kNZYflxg+txwr3oIlzDM/JXePM5XCY= from=*\n";
 /// Longest wait for bytes of the server.
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -21,6 +27,8 @@ struct Site {
     server: Server,
     sink: Sink,
     due: Vec<Due>,
+    /// A client that believes the server's certificate.
+    client: Arc<ClientConfig>,
     /// Removed when the server is gone.
     _spool: tempfile::TempDir,
 }
@@ -32,14 +40,23 @@ struct Due {
 }
 
 /// The sites of all settings that were asked for.
-#[derive(Default)]
-pub struct Sites(BTreeMap<Settings, Site>);
+pub struct Sites {
+    sites: BTreeMap<Settings, Site>,
+    /// Every dialogue is spoken through TLS.
+    through_tls: bool,
+}
 
 impl Sites {
+    pub fn new(through_tls: bool) -> Sites {
+        Sites { sites: BTreeMap::new(), through_tls }
+    }
+
     /// Speaks a dialogue. The messages of it are looked at in [`Sites::finish`].
     pub fn run(&mut self, dialogue: &Dialogue) -> Result<(), String> {
-        let site = self.0.entry(dialogue.settings.clone()).or_insert_with(|| Site::start(&dialogue.settings));
-        let ids = speak(dialogue, site.server.addr)?;
+        let tls = self.through_tls;
+        let site = self.sites.entry(dialogue.settings.clone());
+        let site = site.or_insert_with(|| Site::start(&dialogue.settings, tls));
+        let ids = site.speak(dialogue, tls)?;
         let expected = dialogue.turns.iter().flat_map(|turn| &turn.messages);
         if ids.len() != expected.clone().count() {
             return Err(format!("messages {ids:?} were taken, {} are described", expected.count()));
@@ -56,12 +73,12 @@ impl Sites {
 
     /// Compares all that arrived with what should have. Returns what is wrong.
     pub fn finish(self) -> Vec<String> {
-        self.0.into_values().flat_map(Site::finish).collect()
+        self.sites.into_values().flat_map(Site::finish).collect()
     }
 }
 
 impl Site {
-    fn start(settings: &Settings) -> Site {
+    fn start(settings: &Settings, tls: bool) -> Site {
         let sink = Sink::start();
         // Not /tmp, which may be a tmpfs that the server refuses for durable mail.
         let spool = tempfile::Builder::new().prefix("conformance-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
@@ -71,9 +88,24 @@ impl Site {
         let recipients = settings.max_recipients.to_string();
         let relay = if settings.may_relay { "127.0.0.0/8" } else { "192.0.2.0/24" };
         let args = ["--route", &route, "--relay-from", relay, "--max-message-size", &size];
-        let args = [&args[..], &["--max-recipients", &recipients]].concat();
-        let server = Server::start(spool.path(), &args);
-        Site { server, sink, due: Vec::new(), _spool: spool }
+        let mut args = [&args[..], &["--max-recipients", &recipients]].concat();
+        let authority = Authority::new();
+        let pair = authority.sign(spool.path(), "mta", &["mta.test"], false);
+        let users = spool.path().join("users");
+        std::fs::write(&users, USERS).expect("written");
+        let users = users.to_str().expect("UTF-8").to_owned();
+        if settings.tls || tls {
+            args.extend(pair.flags());
+        }
+        if settings.users {
+            args.extend(["--auth-file", &users]);
+        }
+        if settings.submission {
+            args.extend(["--submission", "127.0.0.1:0"]);
+        }
+        let server = Server::start(&spool.path().join("spool"), &args);
+        let client = authority.client(None, rustls::ALL_VERSIONS);
+        Site { server, sink, due: Vec::new(), client, _spool: spool }
     }
 
     fn finish(self) -> Vec<String> {
@@ -111,42 +143,113 @@ fn compare(expected: &ExpectedMessage, id: &str, sink: &Sink) -> Result<(), Stri
     };
     check::message(&expected, &seen)?;
     match &expected.trace {
-        Some(trace) if !trace.fits(arrived.trace.as_bytes()) => {
+        // Through TLS there are a comment and another protocol in it.
+        Some(trace) if !arrived.trace.contains("(using TLS") && !trace.fits(arrived.trace.as_bytes()) => {
             Err(format!("Received: `{}` instead of `{trace}`", arrived.trace))
         }
         _ => Ok(()),
     }
 }
 
-/// Speaks a dialogue with the server at `addr`. Returns the ids of the messages it took.
-fn speak(dialogue: &Dialogue, addr: SocketAddr) -> Result<Vec<String>, String> {
-    let mut stream = TcpStream::connect(addr).map_err(|error| error.to_string())?;
-    stream.set_nodelay(true).expect("set");
-    stream.set_read_timeout(Some(WAIT)).expect("set");
-    stream.set_write_timeout(Some(WAIT)).expect("set");
-    let mut ids = Vec::new();
-    for (at, turn) in dialogue.turns.iter().enumerate() {
-        let last = at + 1 == dialogue.turns.len();
-        if turn.ends == Some(End::Close) {
+impl Site {
+    /// Speaks a dialogue. Returns the ids of the messages that the server took.
+    fn speak(&self, dialogue: &Dialogue, through_tls: bool) -> Result<Vec<String>, String> {
+        let addr = match dialogue.settings.submission {
+            true => self.server.address_of("submission"),
+            false => self.server.addr,
+        };
+        let mut line = Line::connect(addr).map_err(|error| error.to_string())?;
+        if through_tls {
+            line = self.behind_starttls(line)?;
+        }
+        let mut ids = Vec::new();
+        for (at, turn) in dialogue.turns.iter().enumerate() {
+            let wrong = |why: String| format!("turn {at}: {why}");
+            let last = at + 1 == dialogue.turns.len();
+            let written = line.write(&turn.client);
             // The server may close while much is still being written.
-            let _ = stream.write_all(&turn.client);
-        } else {
-            stream.write_all(&turn.client).map_err(|error| format!("turn {at}: {error}"))?;
+            if turn.ends != Some(End::Close) {
+                written.map_err(|error| wrong(error.to_string()))?;
+            }
+            if last && turn.ends != Some(End::Close) {
+                line.hang_up().map_err(|error| wrong(error.to_string()))?;
+            }
+            let replies = line.read(turn.replies.len(), last).map_err(wrong)?;
+            check::replies(&turn.replies, &replies).map_err(wrong)?;
+            ids.extend(ids_in(&replies));
+            if turn.handshake {
+                line = self.handshake(line).map_err(wrong)?;
+            }
         }
-        if last && turn.ends != Some(End::Close) {
-            stream.shutdown(Shutdown::Write).map_err(|error| format!("turn {at}: {error}"))?;
-        }
-        let replies =
-            read(&mut stream, turn.replies.len(), last).map_err(|why| format!("turn {at}: {why}"))?;
-        check::replies(&turn.replies, &replies).map_err(|why| format!("turn {at}: {why}"))?;
-        ids.extend(ids_in(&replies));
+        Ok(ids)
     }
-    Ok(ids)
+
+    fn handshake(&self, line: Line) -> Result<Line, String> {
+        let Stream::Plain(tcp) = line.stream else { return Err("TLS is there already".into()) };
+        let stream = tls::handshake(tcp, &self.client, "mta.test").map_err(|error| error.to_string())?;
+        Ok(Line { stream: Stream::Tls(Box::new(stream)), ahead: line.ahead })
+    }
+
+    /// Begins TLS before the dialogue does; the greeting that came in the clear stays for its first turn.
+    fn behind_starttls(&self, mut line: Line) -> Result<Line, String> {
+        let greeting = line.read(1, false)?;
+        line.write(b"EHLO client.test\r\nSTARTTLS\r\n").map_err(|error| error.to_string())?;
+        line.read(2, false)?;
+        line.ahead = greeting;
+        self.handshake(line)
+    }
 }
 
-/// Reads `count` replies, or to the end of the stream.
-fn read(stream: &mut TcpStream, count: usize, to_the_end: bool) -> Result<Vec<u8>, String> {
-    let mut all = Vec::new();
+/// A client's connection.
+struct Line {
+    stream: Stream,
+    /// Bytes that were read already.
+    ahead: Vec<u8>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tls::TlsStream>),
+}
+
+impl Line {
+    fn connect(addr: SocketAddr) -> std::io::Result<Line> {
+        let stream = TcpStream::connect(addr)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(WAIT))?;
+        stream.set_write_timeout(Some(WAIT))?;
+        Ok(Line { stream: Stream::Plain(stream), ahead: Vec::new() })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.stream {
+            Stream::Plain(stream) => stream.write_all(bytes),
+            Stream::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
+        }
+    }
+
+    /// Nothing more will be said.
+    fn hang_up(&mut self) -> std::io::Result<()> {
+        match &mut self.stream {
+            Stream::Plain(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tls(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush()
+            }
+        }
+    }
+
+    /// Reads `count` replies, or to the end of the stream.
+    fn read(&mut self, count: usize, to_the_end: bool) -> Result<Vec<u8>, String> {
+        let all = std::mem::take(&mut self.ahead);
+        match &mut self.stream {
+            Stream::Plain(stream) => read(stream, all, count, to_the_end),
+            Stream::Tls(stream) => read(&mut **stream, all, count, to_the_end),
+        }
+    }
+}
+
+fn read(stream: &mut impl Read, mut all: Vec<u8>, count: usize, to_the_end: bool) -> Result<Vec<u8>, String> {
     let mut buffer = [0; 4096];
     while to_the_end || whole_replies(&all) < count {
         match stream.read(&mut buffer) {

@@ -26,6 +26,10 @@ pub(super) fn parse_mail(argument: &[u8]) -> Result<Command<'_>, CommandError> {
             if body.replace(kind).is_some() {
                 return Err(CommandError::BadParameter);
             }
+        } else if keyword.eq_ignore_ascii_case(b"AUTH") {
+            if value.is_none_or(|v| v.is_empty()) || std::mem::replace(&mut parameters.auth, true) {
+                return Err(CommandError::BadParameter);
+            }
         } else {
             return Err(CommandError::UnknownParameter);
         }

@@ -7,7 +7,7 @@ fn address(text: &str) -> Address {
 
 fn mail(from: &str, size_bytes: Option<u64>, body: BodyKind) -> Command<'static> {
     let reverse_path = (!from.is_empty()).then(|| address(from));
-    Command::Mail { reverse_path, parameters: MailParameters { size_bytes, body } }
+    Command::Mail { reverse_path, parameters: MailParameters { size_bytes, body, auth: false } }
 }
 
 fn rcpt(to: &str) -> Command<'static> {
@@ -37,6 +37,9 @@ fn commands() {
         ("VRFY a", Command::Vrfy),
         ("HELP MAIL", Command::Help),
         ("qUiT", Command::Quit),
+        ("starttls", Command::StartTls),
+        ("AUTH LOGIN", Command::Auth("LOGIN", None)),
+        ("XCLIENT a b", Command::Xclient(b"a b")),
     ];
     for (line, expected) in table {
         assert_eq!(parse(line.as_bytes()), Ok(expected), "{line}");
@@ -56,7 +59,11 @@ fn refused_commands() {
         ("XXXX", E::Unknown),
         ("MAI", E::Unknown),
         ("EXPN list", E::NotImplemented),
-        ("STARTTLS", E::NotImplemented),
+        ("STARTTLS x", E::ExtraArgument),
+        ("AUTH", E::AuthSyntax),
+        ("AUTH PLAIN x", E::Base64),
+        ("MAIL FROM:<a@b> AUTH", E::BadParameter),
+        ("MAIL FROM:<a@b> AUTH=<> AUTH=<>", E::BadParameter),
         ("BDAT 1", E::NotImplemented),
         ("GET / HTTP/1.1", E::Http),
         ("POST / HTTP/1.1", E::Http),

@@ -19,7 +19,9 @@ impl ServerSession {
             push(replies, &["250-", hostname, "\r\n250-PIPELINING\r\n"]);
             let size = self.config.max_message_bytes;
             write!(replies, "250-SIZE {size}\r\n").expect("writing to memory does not fail");
-            push(replies, &["250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250 HELP\r\n"]);
+            push(replies, &["250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n"]);
+            self.offer(replies);
+            push(replies, &["250 HELP\r\n"]);
         } else {
             push(replies, &["250 ", hostname, "\r\n"]);
         }

@@ -86,6 +86,9 @@ impl ServerSession {
         if self.transaction.is_some() {
             return self.bad(out, "503 5.5.1 MAIL was given already\r\n");
         }
+        if let Some(refusal) = self.refuse_sender(&reverse_path, parameters) {
+            return self.bad(out, refusal);
+        }
         let declared_bytes = parameters.size_bytes.unwrap_or(0);
         if declared_bytes > self.config.max_message_bytes {
             return self.idle(out, "552 5.3.4 The message is larger than the limit\r\n");
@@ -108,6 +111,10 @@ impl ServerSession {
             },
             declared_bytes,
         });
+        if self.is_counted() {
+            self.state = State::Asked;
+            return Some(Step::MayMail);
+        }
         push(out, &["250 2.1.0 Ok\r\n"]);
         None
     }
@@ -116,17 +123,22 @@ impl ServerSession {
         let Some(transaction) = &mut self.transaction else {
             return self.bad(replies, "503 5.5.1 MAIL comes before RCPT\r\n");
         };
+        let access = &self.config.access;
+        let address = match path {
+            ForwardPath::Mailbox(address) => Some(address),
+            ForwardPath::Postmaster(local) => access
+                .postmaster
+                .clone()
+                .or_else(|| Address::parse(format!("{local}@{}", self.config.hostname).as_bytes()).ok()),
+        };
         // There are no mailboxes here: every recipient is somewhere else.
-        if !self.peer.may_relay {
+        let may = self.login.is_some()
+            || (self.peer.may_relay && !access.submission)
+            || address.as_ref().is_some_and(|address| access.is_for_everyone(address));
+        if !may {
             self.recipient_refused = true;
             return self.bad(replies, "550 5.7.1 Relaying denied\r\n");
         }
-        let address = match path {
-            ForwardPath::Mailbox(address) => Some(address),
-            ForwardPath::Postmaster(local) => {
-                Address::parse(format!("{local}@{}", self.config.hostname).as_bytes()).ok()
-            }
-        };
         let recipients = &mut transaction.envelope.recipients;
         let reply = match address {
             Some(_)
