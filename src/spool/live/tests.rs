@@ -1,3 +1,7 @@
+//! The table of live messages against a map, and what its states come to.
+//!
+//! Owns: the histories tried. Promises: they are functions of a seed, which a failure prints. Must not: look
+//! at the layout of the tables.
 use std::collections::BTreeMap;
 
 use super::super::End;
