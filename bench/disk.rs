@@ -73,6 +73,7 @@ fn main() {
     let dir = dir.unwrap_or_else(|e| panic!("{}: {e}", base.display()));
     let segment = dir.path().join("segment");
     ring::prepare_segment(&segment, SEGMENT_BYTES).expect("the segment can be written");
+    println!("durability: disk, the data sync of `--durability disk`; plain has that of fdatasync");
     println!(
         "{} commits in flight; medians of {ROUNDS} rounds; messages/s, µs of CPU per message, ms per commit",
         limits::COMMITS_IN_FLIGHT

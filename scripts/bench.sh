@@ -330,7 +330,7 @@ def compare(args):
             results[case][binary].append(result)
             shown = ", ".join(f"{k} {v:.2f}" for k, v in result.items())
             print(f"round {number + 1} of {args.rounds}, {case}, {binary}: {shown}", file=sys.stderr)
-    print(f"{machine()}; {args.rounds} rounds\n")
+    print(f"{machine()}; durability disk; {args.rounds} rounds\n")
     table(results, binaries)
 
 
@@ -363,7 +363,7 @@ def grow(binary, rate):
 
 def memory(args):
     binary = (args.binary or [DEFAULT])[0]
-    print(f"{machine()}\n")
+    print(f"{machine()}; durability disk\n")
     print("| load | after 200,000 | after 1,000,000 | ratio | all delivered, 10 s later | peak |")
     print("|---|---:|---:|---:|---:|---:|")
     steady = grow(binary, args.rate)

@@ -296,8 +296,11 @@ pub const FRAGMENT_BUFFER_BYTES: usize = FRAGMENT_BYTES + 2 * BLOCK_BYTES;
 pub const SPARE_SEGMENTS: usize = 2;
 /// Prepared segments per log that only outcomes, DSNs and copies may use.
 pub const RESERVED_SEGMENTS: usize = 1;
-/// Messages of one log being copied forward at a time: enough to hide the reads behind the writes.
-pub const COPIES_IN_FLIGHT: usize = 4;
+/// Segments' worth of room at which a log takes no new transaction: what has begun is to find its place.
+pub const SEGMENTS_FOR_BEGUN: u64 = 1;
+/// Messages of one log being copied forward at a time: enough that small ones fill a group together, or
+/// padding would take again what was gained.
+pub const COPIES_IN_FLIGHT: usize = 64;
 /// Bytes of messages being copied forward at which no further copy is begun (one may exceed it).
 pub const COPY_FORWARD_BYTES: u64 = 1024 * 1024;
 /// Payload of one outcome record; outcomes of a message with more recipients take several records.
@@ -314,6 +317,20 @@ pub const OFFLINE_READ_TRIES: u32 = 5;
 pub const QUARANTINE_FILES: usize = 1000;
 /// See [`QUARANTINE_FILES`].
 pub const QUARANTINE_BYTES: u64 = 1024 * 1024 * 1024;
+/// A sealed segment's index takes at most one part in so many of the segment: a larger one would save
+/// recovery little. A log holds up to two in memory until they are written.
+pub const INDEX_PART: usize = 4;
+/// Bytes of an index written at a time, so that commits are not kept waiting by it.
+pub const SEAL_WRITE_BYTES: usize = 256 * 1024;
+/// Records of live messages allocated at once: growth is never a copy of the whole table.
+pub const LIVE_CHUNK: usize = 4096;
+/// Bytes allocated at once for the states of messages with several recipients, for each number of them.
+pub const STATES_CHUNK_BYTES: usize = 4096;
+/// Messages handed to the scheduler by a starting worker before it looks after anything else.
+pub const REQUEUE_BATCH: usize = 256;
+/// Batches in the mailbox of another worker at which a starting worker waits before it queues more of what
+/// it found: a backlog of millions must not stand there, and what was allocated for it is slow to go.
+pub const REQUEUE_BACKLOG: usize = 8;
 /// Bytes read from a segment at a time by recovery.
 pub const RECOVERY_READ_BYTES: usize = 1024 * 1024;
 /// Logs in one spool: the log number has 12 bits in a message id.

@@ -82,6 +82,84 @@ fn bodies_in_memory_go_before_anything_is_refused() {
     assert!(server.stop().success());
 }
 
+#[test]
+fn large_bodies_are_read_back_a_few_at_a_time() {
+    const LIMIT: u64 = 64 << 20;
+    let dir = directory();
+    let spool = dir.path().to_str().expect("text");
+    let shared = ["--retry-schedule", "1h", "--workers", "1", "--memory-limit", "64MiB"];
+    let server = Server::start(dir.path(), &[&shared[..], &["--route", "*=127.0.0.1:9"]].concat());
+    let mut load = LoadArgs::new(server.addr, 60);
+    (load.size, load.connections) = (4 << 20, 4);
+    let report = run_load(&load, &Silent).expect("a report");
+    assert_eq!(report.accepted, 60, "{:?}", report.errors);
+    assert!(server.stop().success());
+
+    // Each of sixty connections wants four megabytes at once: four times the limit.
+    let sink = Sink::start(&SinkArgs::new("127.0.0.1:0".parse().expect("an address"))).expect("a sink");
+    let route = format!("*={}", sink.addr());
+    let flags = ["--route", &route, "--destination-connections", "60", "--messages-per-connection", "1"];
+    let server = Server::start(dir.path(), &[&shared[..], &flags[..]].concat());
+    let (status, _, err) = run(&["queue", "retry", "--all", "--spool", spool]);
+    assert!(status.success(), "{err}");
+    let (start, mut highest) = (Instant::now(), 0);
+    loop {
+        let report = counters(dir.path());
+        highest = highest.max(report["process"]["rss_bytes"].as_u64().expect("a number"));
+        if report["counters"]["queued_recipients_now"] == 0 {
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(120), "{report}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(highest < 2 * LIMIT, "{} MiB", highest >> 20);
+    assert!(server.stop().success());
+    let verdict = reconcile(&report, &sink.stop().expect("a report"));
+    assert_eq!((verdict.missing, verdict.corrupt), (0, 0));
+}
+
+#[test]
+fn a_spool_short_of_room_says_so_at_mail() {
+    let (dir, peer) = (directory(), Peer::willing());
+    // Nobody takes the mail until the operator says so.
+    let route = peer.route();
+    let shared =
+        ["--workers", "1", "--segment-size", "1MiB", "--spool-limit", "8MiB", "--retry-schedule", "1h"];
+    let server = Server::start(dir.path(), &[&shared[..], &["--route", "*=127.0.0.1:9"]].concat());
+    let mut client = Client::connect(server.addr);
+    let body = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(8000));
+    let mut taken = 0;
+    client.ask("EHLO client.test");
+    let said = loop {
+        let said = client.ask("MAIL FROM:<a@sender.test>");
+        if !said.starts_with("250") {
+            break said;
+        }
+        client.ask("RSET");
+        assert!(client.deliver("a@sender.test", &["b@one.test"], &body).starts_with("250"));
+        taken += 1;
+        assert!(taken < 200, "eight megabytes hold no more");
+    };
+    assert!(said.starts_with("452 4.3.1 "), "{said}");
+    assert!(taken > 10, "{taken}");
+    assert!(server.stop().success());
+
+    let server = Server::start(dir.path(), &[&shared[..], &["--route", &route]].concat());
+    let mut client = Client::connect(server.addr);
+    client.ask("EHLO client.test");
+    let said = client.ask("MAIL FROM:<a@sender.test> SIZE=7000000");
+    assert!(said.starts_with("452 4.3.1 "), "declared, and too much for what is left: {said}");
+    let spool = dir.path().to_str().expect("text");
+    assert!(run(&["queue", "retry", "--all", "--spool", spool]).0.success());
+    peer.wait_for(taken, Duration::from_secs(60));
+    let start = Instant::now();
+    while !client.ask("MAIL FROM:<a@sender.test>").starts_with("250") {
+        assert!(start.elapsed() < Duration::from_secs(60), "there is room again, without a restart");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(server.stop().success());
+}
+
 /// The lock of a segment belongs to the open file, and requests in flight keep that open after their
 /// process was killed. The lock held here stands for such a request.
 #[test]

@@ -262,13 +262,18 @@ fn client_of(server: &Server) -> Client {
     Client::connect(server.addr)
 }
 
-/// A reader written from docs/LOG_FORMAT.md alone: what it prints, or nothing where it cannot run. It
-/// writes each message into `files`.
-fn independent(dir: &Path, files: &Path) -> Option<Vec<u8>> {
+/// A reader written from docs/LOG_FORMAT.md alone: what it prints, and how many indexes it held against
+/// their segments; or nothing where it cannot run. It writes each message into `files`.
+fn independent(dir: &Path, files: &Path) -> Option<(Vec<u8>, usize)> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/read_log.py");
     let output = Command::new("python3").arg(script).arg(dir).arg(files).output();
     match output {
-        Ok(output) if output.status.success() => Some(output.stdout),
+        Ok(output) if output.status.success() => {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let counts =
+                said.lines().filter_map(|l| l.split_once(": ")?.1.split(' ').next()?.parse::<usize>().ok());
+            Some((output.stdout, counts.sum()))
+        }
         Ok(output) if output.status.code() != Some(77) => {
             panic!("{}", String::from_utf8_lossy(&output.stderr))
         }
@@ -293,6 +298,7 @@ fn a_reader_written_from_the_document_finds_the_same() {
     });
     let route = peer.route();
     let args = ["--route", &route, "--retry-schedule", "1s,1h", "--workers", "2", "--segment-size", "1MiB"];
+    let mut indexes = 0;
     for round in 0..3 {
         let server = Server::start(dir.path(), &args);
         for n in 0..8 {
@@ -316,7 +322,8 @@ fn a_reader_written_from_the_document_finds_the_same() {
         std::thread::sleep(Duration::from_millis(2500));
         server.kill();
         let files = directory();
-        let Some(listed) = independent(dir.path(), files.path()) else { return };
+        let Some((listed, indexed)) = independent(dir.path(), files.path()) else { return };
+        indexes += indexed;
         let theirs: Vec<Value> = String::from_utf8(listed)
             .expect("text")
             .lines()
@@ -357,4 +364,5 @@ fn a_reader_written_from_the_document_finds_the_same() {
             assert!(good && std::fs::read(files.path().join(id)).expect("written") == file, "{id}");
         }
     }
+    assert!(indexes > 0, "full segments are sealed");
 }

@@ -18,7 +18,7 @@ use super::ServerArgs;
 use super::output::{self, Table};
 use crate::mail::id::MessageId;
 use crate::mail::text::printable;
-use crate::spool::{Finding, LiveMessage};
+use crate::spool::{Finding, LiveMessage, Reading};
 
 #[derive(Args)]
 pub struct SpoolArgs {
@@ -80,7 +80,7 @@ fn verify_once(args: &ServerArgs) -> anyhow::Result<VerifyView> {
     let spool = OfflineSpool::open(&args.spool)?;
     let mut view = VerifyView { damage: spool.damage(), ..VerifyView::default() };
     for number in spool.logs()? {
-        let mut log = spool.read_log(number)?;
+        let mut log = spool.read_log(number, Reading::Whole)?;
         for finding in &log.findings {
             match finding {
                 Finding::Held { id, hold } => view.held.push(format!("message {id}: {hold}")),
@@ -117,7 +117,7 @@ fn stat(args: &ServerArgs) -> anyhow::Result<ExitCode> {
     let spool = OfflineSpool::open(&args.spool)?;
     let mut view = StatView { spool: format!("{:016x}", spool.identity.id), ..StatView::default() };
     for number in spool.logs()? {
-        view.logs.push(LogView::of(&mut spool.read_log(number)?)?);
+        view.logs.push(LogView::of(&mut spool.read_log(number, Reading::Indexed)?)?);
     }
     view.quarantined_files = spool.quarantined_files();
     if args.json {
@@ -146,7 +146,7 @@ fn find(spool: &OfflineSpool, id: MessageId) -> anyhow::Result<Option<(OfflineLo
     if !spool.logs()?.contains(&id.log()) {
         return Ok(None);
     }
-    let log = spool.read_log(id.log())?;
+    let log = spool.read_log(id.log(), Reading::Indexed)?;
     let message = log.messages().into_iter().find(|m| m.id == id);
     Ok(message.map(|message| (log, message)))
 }
@@ -171,7 +171,7 @@ fn dump_all(args: &ServerArgs, headers: &[String]) -> anyhow::Result<ExitCode> {
     let mut table = Table::new(&["id", "received", "bytes", "pending", "sender", "recipients"]);
     let mut unreadable = 0;
     for number in spool.logs()? {
-        let mut log = spool.read_log(number)?;
+        let mut log = spool.read_log(number, Reading::Indexed)?;
         for message in log.messages() {
             let stored = match log.read(message.slot) {
                 Ok(stored) => stored,

@@ -27,7 +27,7 @@ mod transaction;
 pub use access::{Access, Login};
 pub use auth::AuthAnswer;
 use line::{CRLF, Line, next_line, skip_line};
-pub use transaction::{Transaction, Verdict};
+pub use transaction::{Room, Transaction, Verdict};
 
 /// What is the same for every session of a listener.
 #[derive(Clone, Debug)]
@@ -168,6 +168,7 @@ pub struct ServerSession {
     chunks_refused: bool,
     /// Bytes of chunks dropped since the last accepted message.
     dropped_bytes: u64,
+    room: Room,
     /// Errors of the client, refused recipients included, in the whole session.
     errors: u32,
     /// Since the last accepted message.
@@ -194,10 +195,16 @@ impl ServerSession {
             chunks: None,
             chunks_refused: false,
             dropped_bytes: 0,
+            room: Room::Bytes(u64::MAX),
             errors: 0,
             bad_commands: 0,
             idle_commands: 0,
         }
+    }
+
+    /// Says what a transaction that begins now may expect. Until then there is room for everything.
+    pub fn set_room(&mut self, room: Room) {
+        self.room = room;
     }
 
     /// Appends the 220 greeting.

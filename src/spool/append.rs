@@ -100,6 +100,8 @@ impl<B: Buffer> Log<B> {
         put(memory, FRAGMENT_HEADROOM - FRAGMENT_FIXED_BYTES + 4, &[0; 4]);
         let frame = &mut memory[GROUP_HEADER_BYTES..used];
         let checksum = seal_frame(frame, FrameKind::Fragment, id.0, place.offset, key);
+        let payload = (&frame[FRAME_HEADER_BYTES..], checksum);
+        self.sealing.add((FrameKind::Fragment, id.0), place.offset, payload);
         let seq = self.take_seq();
         let header = self.group_header(seq, generation, offset);
         let contents = (&[GROUP_HEADER_BYTES as u32][..], used);
@@ -246,8 +248,8 @@ impl<B: Buffer> Log<B> {
         }
         // Its place is known only when the group in front of it has its length.
         self.close_group();
-        if (self.segments.remaining() as usize) < total {
-            self.segments.advance(Class::Mail, self.next_seq)?;
+        if self.segment_room(FRAGMENT_FIXED_BYTES) < total {
+            self.advance(Class::Mail)?;
         }
         Ok(())
     }
@@ -280,6 +282,7 @@ impl<B: Buffer> Log<B> {
         fill(&mut frame[FRAME_HEADER_BYTES..]);
         let offset = group.offset + start as u32;
         let checksum = seal_frame(frame, kind, id.0, offset, group.key);
+        self.sealing.add((kind, id.0), offset, (&frame[FRAME_HEADER_BYTES..], checksum));
         group.used = end;
         group.frames.push(start as u32);
         Written {

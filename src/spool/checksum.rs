@@ -16,6 +16,8 @@ pub(super) enum Domain {
     Group = 0xC1D8_0F25_0000_0002,
     Directory = 0x5E7B_92A4_0000_0003,
     Frame = 0xE84F_6D13_0000_0004,
+    Seal = 0x3D96_B8F1_0000_0005,
+    Index = 0x7AC4_1E5D_0000_0006,
 }
 
 /// The key of one generation of one log.

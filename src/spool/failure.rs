@@ -57,6 +57,7 @@ impl<B: Buffer> Log<B> {
             return;
         }
         self.note_closing();
+        self.sealing.give_up();
         // What is still to be written again was appended after what was written again and is lost now.
         self.failure.rewrites.iter_mut().for_each(|r| r.seq = GroupSeq(u64::MAX));
         // Nothing in the open group was handed out, but its place is behind what failed.

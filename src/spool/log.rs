@@ -15,11 +15,13 @@ use super::inflight::{Fate, Groups, InFlight, Note};
 use super::live::{COPYING, DURABLE};
 use super::reader::ReadPlan;
 use super::reclaim::Copies;
+use super::sealing::Sealing;
 use super::segments::{Class, Preparation, Segments};
 use super::{
     Buffer, FileIndex, Generation, GroupResult, GroupSeq, Intent, LiveTable, LogConfig, LogStats, MessageId,
     RecoveredLog, Refusal, Slot, WallTime,
 };
+use crate::limits;
 
 /// The group being filled.
 pub(super) struct OpenGroup<B> {
@@ -34,15 +36,18 @@ pub(super) struct OpenGroup<B> {
     pub(super) used: usize,
     /// Offsets of its frames.
     pub(super) frames: Vec<u32>,
+    /// How many of them are copies made by reclaim, for which nobody waits.
+    pub(super) copies: usize,
     pub(super) notes: Vec<Note>,
 }
 
 impl<B> OpenGroup<B> {
-    fn fits(&self, frame_bytes: usize, block_bytes: u32) -> bool {
+    /// Whether one more frame fits, in the buffer and in `segment_room` bytes of the segment.
+    fn fits(&self, frame_bytes: usize, segment_room: usize, block_bytes: u32) -> bool {
         let frame = self.used.next_multiple_of(FRAME_ALIGN);
         let end = (frame + frame_bytes).next_multiple_of(FRAME_ALIGN);
         let total = end + directory_bytes(self.frames.len() + 1);
-        total.next_multiple_of(block_bytes as usize) <= self.limit
+        total.next_multiple_of(block_bytes as usize) <= self.limit.min(segment_room)
     }
 }
 
@@ -50,6 +55,7 @@ impl<B> OpenGroup<B> {
 pub struct Log<B> {
     pub(super) config: LogConfig,
     pub(super) segments: Segments,
+    pub(super) sealing: Sealing,
     pub(super) live: LiveTable,
     pub(super) groups: Groups,
     pub(super) open: Option<OpenGroup<B>>,
@@ -65,7 +71,7 @@ pub struct Log<B> {
     pub(super) run: GroupSeq,
     /// The highest tail that a durable group states.
     pub(super) durable_tail: GroupSeq,
-    last_id: Option<MessageId>,
+    pub(super) last_id: Option<MessageId>,
     /// The last time anybody told.
     pub(super) now: WallTime,
     pub(super) failure: Failure,
@@ -79,13 +85,14 @@ impl<B: Buffer> Log<B> {
     pub fn new(config: LogConfig, recovered: RecoveredLog) -> Log<B> {
         assert!(config.block_bytes.is_power_of_two() && config.block_bytes as usize >= GROUP_HEADER_BYTES);
         assert!(config.segment_bytes.is_multiple_of(config.block_bytes));
-        let RecoveredLog { segments, free, live, next_generation, next_seq, last_id } = recovered;
+        let RecoveredLog { segments, free, live, next_generation, next_seq, last_id, .. } = recovered;
         // Zero is nobody's sequence and nobody's generation.
         let next_seq = next_seq.max(GroupSeq(1));
         let next_generation = next_generation.max(Generation(1));
         let mut log = Log {
             segments: Segments::new(&config, segments, free, next_generation),
             config,
+            sealing: Sealing::default(),
             live,
             groups: Groups::default(),
             open: None,
@@ -136,6 +143,14 @@ impl<B: Buffer> Log<B> {
         }
     }
 
+    /// Bytes that a message may have whose transaction begins now. `NoRoom` while less than a segment is
+    /// left: that is for the transactions that have begun.
+    pub fn room_for_mail(&self) -> Result<u64, Refusal> {
+        let kept = limits::SEGMENTS_FOR_BEGUN * u64::from(self.config.segment_bytes);
+        self.admits(kept)?;
+        Ok(self.segments.mail_room() - kept)
+    }
+
     /// Whether outcomes can be recorded now, or as soon as a buffer is free. Without it no delivery
     /// should begin.
     pub fn takes_outcomes(&self) -> bool {
@@ -181,7 +196,8 @@ impl<B: Buffer> Log<B> {
     /// segments.
     pub fn end_turn(&mut self) {
         self.pump();
-        if self.groups.commits_out() < self.config.commits_in_flight {
+        let free = self.groups.commits_out() < self.config.commits_in_flight;
+        if free && !self.gathers_copies() {
             self.close_group();
         }
         self.reclaim();
@@ -274,7 +290,8 @@ impl<B: Buffer> Log<B> {
             return Err(Refusal::Unwritable);
         }
         self.segments.may_write(class)?;
-        if self.open.as_ref().is_some_and(|g| g.fits(frame_bytes, self.config.block_bytes)) {
+        let room = self.segment_room(frame_bytes);
+        if self.open.as_ref().is_some_and(|g| g.fits(frame_bytes, room, self.config.block_bytes)) {
             return Ok(());
         }
         let block = self.config.block_bytes as usize;
@@ -287,8 +304,8 @@ impl<B: Buffer> Log<B> {
         if self.buffers.is_empty() {
             return Err(Refusal::Busy);
         }
-        if (self.segments.remaining() as usize) < alone {
-            self.segments.advance(class, self.next_seq)?;
+        if self.segment_room(frame_bytes) < alone {
+            self.advance(class)?;
         }
         self.open_group();
         Ok(())
@@ -311,6 +328,7 @@ impl<B: Buffer> Log<B> {
             limit,
             used: GROUP_HEADER_BYTES,
             frames: std::mem::take(&mut self.spare_frames),
+            copies: 0,
             notes: self.groups.notes(),
         });
     }
@@ -395,6 +413,7 @@ impl<B: Buffer> Log<B> {
             }
             self.groups.give_back(group.notes);
         }
+        self.seal_durable();
     }
 
     /// Carries on with what waits for buffers or segments.

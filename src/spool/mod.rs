@@ -29,6 +29,8 @@ mod reader;
 mod reclaim;
 mod record;
 mod recovery;
+mod seal;
+mod sealing;
 mod segments;
 mod stats;
 #[cfg(test)]
@@ -38,7 +40,7 @@ pub use format::{FRAGMENT_HEADROOM, FRAGMENT_TAILROOM};
 pub use live::{LiveMessage, LiveTable};
 pub use log::Log;
 pub use reader::{Extent, Hold, ReadError, ReadPlan, StoredMessage, decode_message};
-pub use recovery::{Damage, Finding, RecoveredLog, RecoveryError, SegmentSource, recover};
+pub use recovery::{Damage, Finding, Reading, RecoveredLog, RecoveryError, Replay, SegmentSource, recover};
 pub use stats::LogStats;
 
 use std::sync::Arc;
@@ -158,6 +160,9 @@ pub enum Intent<B> {
     /// Create (`new`: allocate, zero-fill, sync file and directory) or take over a dead segment file; then
     /// write and sync its header for `generation` with `header` as the first block. Answer: `on_prepared`.
     Prepare { file: FileIndex, new: bool, generation: Generation, header: Box<[u8]> },
+    /// Write the index of a full segment at `offset`, durably; only then the seal behind it, durably.
+    /// Answer: `on_sealed`; a failure costs nothing but time at the next start.
+    Seal { file: FileIndex, generation: Generation, offset: u32, index: Box<[u8]>, seal: Box<[u8]> },
     /// Read this message whole and hand it back through `on_copy_read` (copy-forward).
     Copy { slot: Slot },
     /// Delete the file (the log has more than it needs). No answer.

@@ -93,6 +93,18 @@ pub(super) fn encode<'a>(now: WallTime, entries: impl Iterator<Item = (u16, Reco
     }
 }
 
+/// The payload without what was said: only where recipients stand, which [`decode`] reads.
+pub(super) fn without_replies(payload: &[u8], out: &mut Vec<u8>) {
+    for (number, value) in fields(payload).flatten() {
+        let bytes = if number == RECIPIENT { value.len().min(RECIPIENT_FIXED_BYTES) } else { value.len() };
+        if number == RECIPIENT || number & super::envelope::MUST_UNDERSTAND != 0 {
+            out.extend_from_slice(&number.to_le_bytes());
+            out.extend_from_slice(&(bytes as u32).to_le_bytes());
+            out.extend_from_slice(&value[..bytes]);
+        }
+    }
+}
+
 /// The states a payload records, in order; an entry that cannot be read is `None`.
 pub(super) fn decode(payload: &[u8]) -> impl Iterator<Item = Option<(u16, RecipientState)>> {
     fields(payload).filter_map(|field| {
@@ -139,6 +151,10 @@ mod tests {
         let states: Vec<_> = decode(&payload).collect();
         let wanted: Vec<_> = table.iter().enumerate().map(|(i, (_, s))| Some((i as u16, *s))).collect();
         assert_eq!(states, wanted);
+        let mut short = Vec::new();
+        without_replies(&payload, &mut short);
+        assert_eq!(decode(&short).collect::<Vec<_>>(), wanted);
+        assert_eq!(short.len(), table.len() * (FIELD_HEADER_BYTES + RECIPIENT_FIXED_BYTES));
     }
 
     proptest! {

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::envelope;
-use super::format::{FRAGMENT_FIXED_BYTES, FRAME_HEADER_BYTES, put};
+use super::format::{FRAGMENT_FIXED_BYTES, FRAME_ALIGN, FRAME_HEADER_BYTES, put};
 use super::group::FrameKind;
 use super::inflight::{CopiedTo, Note};
 use super::live::{COPYING, DURABLE};
@@ -81,7 +81,18 @@ impl<B: Buffer> Log<B> {
     /// Segments the log should make do with.
     fn segments_enough(&self) -> u64 {
         let live = self.live.bytes() * SEGMENTS_PER_LIVE;
-        SEGMENTS_KEPT + live / u64::from(self.config.segment_bytes)
+        let enough = SEGMENTS_KEPT + live / u64::from(self.config.segment_bytes);
+        enough.max(self.segments_needed() + 1)
+    }
+
+    /// Segments that the live messages would fill if all were copied, at the worst: with an index as large as
+    /// it may be, and a group's length left over at the end of each. To go below it is not to be hoped for,
+    /// and who tries copies for ever.
+    fn segments_needed(&self) -> u64 {
+        let bytes = self.live.bytes() + self.live.len() as u64 * FRAME_ALIGN as u64;
+        let bytes = bytes + bytes / (limits::INDEX_PART as u64 - 1);
+        let room = u64::from(self.config.segment_bytes - self.config.block_bytes);
+        bytes.div_ceil(room.saturating_sub(self.group_room() as u64).max(1))
     }
 
     /// A file is deleted only when a durable group states a tail above it: nothing else tells recovery
@@ -106,9 +117,8 @@ impl<B: Buffer> Log<B> {
         if segments > self.segments_enough() {
             return true;
         }
-        // At the limit, copying pays while a quarter of what is used is dead.
-        let used = segments * u64::from(self.config.segment_bytes);
-        self.segments.short() && self.live.bytes() <= used / 4 * 3
+        // At the limit, copying pays while it gives a segment back.
+        self.segments.short() && segments > self.segments_needed() + 1
     }
 
     fn ask_for_copies(&mut self) {
@@ -118,12 +128,14 @@ impl<B: Buffer> Log<B> {
         let mut count = self.copies.reading.len() + self.copies.jobs.len() + self.copies.damaged.len();
         let oldest = self.segments.used.front().expect("there are two").generation;
         let mut chosen = Vec::new();
+        self.live.trim(oldest);
         for slot in self.live.iter_in(oldest) {
             if count >= limits::COPIES_IN_FLIGHT || bytes >= limits::COPY_FORWARD_BYTES {
                 break;
             }
             let Some(message) = self.live.get(slot) else { break };
-            if self.live.has(slot, DURABLE) && !self.live.has(slot, COPYING) && message.pending > 0 {
+            let wanted = self.live.has(slot, DURABLE) && !self.live.has(slot, COPYING) && message.pending > 0;
+            if wanted && !chosen.contains(&(slot, message.id)) {
                 chosen.push((slot, message.id));
                 (count, bytes) = (count + 1, bytes + message.bytes);
             }
@@ -160,6 +172,17 @@ impl<B: Buffer> Log<B> {
     /// The messages that copy-forward found damaged since the last call, appended to `out`.
     pub fn take_quarantined(&mut self, out: &mut Vec<MessageId>) {
         out.append(&mut self.copies.quarantined);
+    }
+
+    /// Whether the open group holds only copies, and more of them are being read: closed now it would be
+    /// padded as the groups were that its messages came from, and copying would gain nothing.
+    pub(super) fn gathers_copies(&self) -> bool {
+        let only_copies = self.open.as_ref().is_some_and(|g| g.copies == g.frames.len());
+        only_copies && !self.copies.reading.is_empty()
+    }
+
+    fn count_copy(&mut self) {
+        self.open.as_mut().expect("a copy was laid into it just now").copies += 1;
     }
 
     /// Carries on with copies as far as buffers and segments allow.
@@ -215,6 +238,7 @@ impl<B: Buffer> Log<B> {
             }
             let written = self.write_commit(job.message.id, &commit, Class::Reserved)?;
             self.stats.copy_bytes += u64::from(written.frame_bytes);
+            self.count_copy();
             self.note(Note::Copied(Box::new(CopiedTo {
                 slot: job.slot,
                 id: job.message.id,
@@ -240,6 +264,7 @@ impl<B: Buffer> Log<B> {
             put(out, FRAGMENT_FIXED_BYTES, body);
         });
         self.stats.copy_bytes += u64::from(written.frame_bytes);
+        self.count_copy();
         let fragment = FragmentRef {
             place: written.place,
             body_bytes: body.len() as u32,

@@ -15,6 +15,9 @@ const COMMIT_FIXED_BYTES: usize = 24;
 const FRAGMENT_REF_BYTES: usize = 32;
 const STATE_BYTES: usize = 16;
 
+/// Where a commit record says how much of the body is in it.
+const BODY_BYTES_AT: usize = 16;
+
 const STATE_PENDING: u8 = 0;
 const STATE_DONE: u8 = 1;
 
@@ -62,7 +65,7 @@ impl NewCommit<'_> {
         put(out, 4, &(self.fragments.len() as u32).to_le_bytes());
         put(out, 8, &(envelope_bytes as u32).to_le_bytes());
         put(out, 12, &(self.states.len() as u32).to_le_bytes());
-        put(out, 16, &(self.body_bytes() as u32).to_le_bytes());
+        put(out, BODY_BYTES_AT, &(self.body_bytes() as u32).to_le_bytes());
         put(out, 20, &[0; 4]);
         let mut at = COMMIT_FIXED_BYTES;
         for f in self.fragments {
@@ -111,6 +114,14 @@ pub(super) struct Commit<'a> {
 impl<'a> Commit<'a> {
     /// `None` where the lengths do not add up to the payload.
     pub(super) fn decode(payload: &'a [u8]) -> Option<Commit<'a>> {
+        let commit = Commit::parse(payload)?;
+        (commit.body.len() == u32_at(payload, BODY_BYTES_AT) as usize).then_some(commit)
+    }
+    /// The same for a payload that was cut by [`without_body`].
+    pub(super) fn decode_without_body(payload: &'a [u8]) -> Option<Commit<'a>> {
+        Commit::parse(payload).filter(|commit| commit.body.is_empty())
+    }
+    fn parse(payload: &'a [u8]) -> Option<Commit<'a>> {
         if payload.len() < COMMIT_FIXED_BYTES {
             return None;
         }
@@ -124,13 +135,7 @@ impl<'a> Commit<'a> {
         let (fragments, rest) = rest.split_at_checked(fragments)?;
         let (envelope, rest) = rest.split_at_checked(u32_at(fixed, 8) as usize)?;
         let (states, body) = rest.split_at_checked((states as usize).checked_mul(STATE_BYTES)?)?;
-        (body.len() == u32_at(fixed, 16) as usize).then_some(Commit {
-            recipients,
-            fragments,
-            envelope,
-            states,
-            body,
-        })
+        Some(Commit { recipients, fragments, envelope, states, body })
     }
     pub(super) fn fragments(&self) -> impl Iterator<Item = FragmentRef> + '_ {
         self.fragments.chunks_exact(FRAGMENT_REF_BYTES).map(|b| FragmentRef {
@@ -150,7 +155,14 @@ impl<'a> Commit<'a> {
     }
 }
 
-fn number_of(end: End) -> u8 {
+/// A commit record's payload up to the body, which stands at its end.
+pub(super) fn without_body(payload: &[u8]) -> &[u8] {
+    let body = if payload.len() < COMMIT_FIXED_BYTES { 0 } else { u32_at(payload, BODY_BYTES_AT) as usize };
+    &payload[..payload.len().saturating_sub(body)]
+}
+
+/// The number of a way to end, as in outcome records.
+pub(super) fn number_of(end: End) -> u8 {
     match end {
         End::Unknown => 0,
         End::Delivered => 1,
@@ -160,8 +172,8 @@ fn number_of(end: End) -> u8 {
     }
 }
 
-/// Numbers as in outcome records.
-fn end_of(number: u8) -> End {
+/// The way to end that has this number.
+pub(super) fn end_of(number: u8) -> End {
     match number {
         1 => End::Delivered,
         3 => End::Failed,
@@ -220,6 +232,12 @@ mod tests {
         for cut in 0..payload.len() {
             assert!(Commit::decode(&payload[..cut]).is_none(), "{cut}");
         }
+        let cut = without_body(&payload);
+        let bodiless = Commit::decode_without_body(cut).expect("whole but for the body");
+        assert_eq!(bodiless.fragments().collect::<Vec<_>>(), fragments);
+        assert_eq!(bodiless.states().collect::<Vec<_>>(), states);
+        assert_eq!((bodiless.envelope, cut.len() + commit.body.len()), (&b"fields"[..], payload.len()));
+        assert!(Commit::decode_without_body(&payload).is_none());
     }
 
     proptest! {
@@ -228,6 +246,7 @@ mod tests {
             if let Some(commit) = Commit::decode(&bytes) {
                 let _ = (commit.fragments().count(), commit.states().count());
             }
+            let _ = Commit::decode_without_body(without_body(&bytes));
             let _ = aborted(&bytes).count();
         }
     }

@@ -179,10 +179,15 @@ impl Segments {
         Ok(())
     }
 
+    /// The open segment takes no more groups.
+    pub(super) fn close(&mut self) {
+        self.open = false;
+    }
+
     /// The open segment takes no more groups, and what is prepared gets new generations: the next
     /// segment's header has something to say.
     pub(super) fn abandon(&mut self) {
-        self.open = false;
+        self.close();
         for (file, _) in self.prepared.drain(..).rev() {
             self.free.push_front(FreeFile { file, last_seq: GroupSeq(0), reusable: true });
         }

@@ -32,6 +32,8 @@ pub struct LogStats {
     pub copy_bytes: u64,
     /// Messages copied forward.
     pub copies: u64,
+    /// Full segments that were given an index.
+    pub sealed_segments: u64,
     /// Messages that could not be read back and were given up.
     pub quarantined: u64,
     /// Prepare intents that failed.

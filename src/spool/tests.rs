@@ -5,6 +5,7 @@
 mod corruption;
 mod disk;
 mod exhaustive;
+mod failure;
 mod operator;
 mod random;
 mod world;

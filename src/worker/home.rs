@@ -182,6 +182,11 @@ impl Home {
         self.log.borrow().admits(bytes)
     }
 
+    /// See [`Log::room_for_mail`].
+    pub fn room_for_mail(&self) -> Result<u64, Refusal> {
+        self.log.borrow().room_for_mail()
+    }
+
     /// Whether a delivery may start: its outcome has a place to go.
     pub fn may_deliver(&self) -> bool {
         self.log.borrow().takes_outcomes() && self.unrecorded.borrow().len() < limits::UNRECORDED_OUTCOMES
@@ -243,6 +248,11 @@ impl Home {
                         home.say_prepared(file, ok.as_ref().err());
                         home.prepared(file, generation, ok.is_ok());
                     });
+                }
+                Some(Intent::Seal { file, generation, offset, index, seal }) => {
+                    let home = self.clone();
+                    self.writes_in_flight.set(self.writes_in_flight.get() + 1);
+                    ring::spawn(async move { home.seal((file, generation), offset, &index, &seal).await });
                 }
                 Some(Intent::Copy { slot }) => {
                     let home = self.clone();
@@ -314,6 +324,44 @@ impl Home {
             self.fault.raise();
         }
         self.after_completion();
+    }
+
+    /// Writes the index of a full segment, then its seal.
+    async fn seal(
+        self: &Rc<Self>,
+        (file, generation): (FileIndex, Generation),
+        offset: u32,
+        index: &[u8],
+        seal: &[u8],
+    ) {
+        let target = self.files.borrow().get(&file).cloned();
+        let target = target.expect("a segment is not recycled before its seal is answered");
+        let mut result = Ok(());
+        let mut at = u64::from(offset);
+        // In pieces, so that commits are not kept waiting.
+        for piece in index.chunks(limits::SEAL_WRITE_BYTES).chain([seal]) {
+            let mut buffer = AlignedBuf::zeroed(piece.len());
+            buffer[..piece.len()].copy_from_slice(piece);
+            result = target.write_at(buffer, piece.len(), at).await.0;
+            if result.is_err() {
+                break;
+            }
+            at += piece.len() as u64;
+        }
+        self.writes_in_flight.set(self.writes_in_flight.get() - 1);
+        self.log.borrow_mut().on_sealed(generation, result.is_ok());
+        if let Err(error) = result {
+            tracing::error!(%error, "a full segment could not be sealed");
+            self.log.borrow_mut().fail_all_in_flight();
+            self.fault.raise();
+        }
+        self.after_completion();
+    }
+
+    /// Seals what is open, at the end of an orderly stop.
+    pub fn seal_open(self: &Rc<Self>) {
+        self.log.borrow_mut().seal_open();
+        self.pump();
     }
 
     /// Another log on the same file system had a failed write. The kernel may have told only that one

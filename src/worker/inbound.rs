@@ -260,6 +260,7 @@ impl Talk {
                 self.session.say_goodbye(Goodbye::Stopping, &mut self.replies);
                 return true;
             }
+            self.session.set_room(self.worker.room_for_mail());
             let input = &self.input[self.start..];
             let (consumed, step) = self.session.step(input, &mut self.replies);
             match step {

@@ -80,7 +80,8 @@ use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
 use crate::ring::{self, AlignedBuf, Arena, BufferPool, Listener, Mailbox, Stream};
 use crate::schedule::{Action, Entry, Policies, RuleSet, Shard, StreamId, Waiting, shard_of};
-use crate::spool::{Mark, RecipientState, RecoveredMessage, Slot, SpoolIdentity};
+use crate::smtp::server::Room;
+use crate::spool::{Mark, RecipientState, RecoveredMessage, Refusal, Slot, SpoolIdentity};
 use crate::tls::ClientTls;
 
 /// Most recipients of one transaction with a domain.
@@ -177,6 +178,16 @@ impl Worker {
     /// The home that takes new mail.
     fn inbox(&self) -> &Rc<Home> {
         self.own_homes().next().expect("every worker has a log")
+    }
+
+    /// What a transaction may expect that begins now.
+    fn room_for_mail(&self) -> Room {
+        match self.inbox().room_for_mail() {
+            _ if self.memory_short.get() => Room::Short,
+            Ok(bytes) => Room::Bytes(bytes),
+            Err(Refusal::Unwritable) => Room::Unwritable,
+            Err(Refusal::NoRoom | Refusal::Busy) => Room::Short,
+        }
     }
 
     /// Queues all parts of a new message.

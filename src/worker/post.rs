@@ -121,6 +121,16 @@ impl Outboxes {
         self.boxes.iter().all(|b| b.borrow().len() < limits::OUTBOX_POSTS)
     }
 
+    /// Whether what was handed over is being worked off: no mailbox is more than a little filled.
+    pub fn are_light(&self) -> bool {
+        self.senders.iter().all(|sender| sender.len() <= limits::REQUEUE_BACKLOG)
+    }
+
+    /// Whether nothing waits to be handed over.
+    pub fn is_empty(&self) -> bool {
+        self.boxes.iter().all(|b| b.borrow().is_empty())
+    }
+
     /// Hands over what waits; false if a mailbox was full and some of it still waits.
     pub fn flush_now(&self) -> bool {
         let mut all = true;

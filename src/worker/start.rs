@@ -6,7 +6,7 @@
 //! leaves nothing unrecorded that could be recorded within `--shutdown-grace`. Must not: do work of the
 //! running server.
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
@@ -301,6 +301,7 @@ fn start_workers(
         limit => u32::try_from(limit / config.segment_bytes / homes.len() as u64).unwrap_or(u32::MAX),
     };
     let cache_bytes = (config.memory_limit_bytes / 2) as usize / homes.len();
+    let read = Arc::new(Barrier::new(config.workers));
     let mut threads = Vec::new();
     for (index, mailbox) in mailboxes.into_iter().enumerate() {
         let own = homes.iter().enumerate().filter(|(_, plan)| plan.owner == index);
@@ -340,6 +341,7 @@ fn start_workers(
             senders: senders.clone(),
             sockets: clone_sockets(&bound.sockets[index])?,
             cpu: (config.workers <= cpus.len()).then(|| cpus[index]),
+            read: read.clone(),
             tell: tell.clone(),
         };
         let thread = std::thread::Builder::new().name(format!("worker-{index}"));

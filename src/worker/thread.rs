@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use anyhow::Context;
@@ -32,7 +32,7 @@ use crate::ring::{
 };
 use crate::schedule::{Event, Shard, ShardConfig, shard_of};
 use crate::spool::{
-    FileIndex, Finding, Log, LogConfig, RecoveredLog, RecoveredMessage, SegmentSource, recover,
+    FileIndex, Finding, Log, LogConfig, Reading, RecoveredLog, Replay, SegmentSource, recover,
 };
 
 /// What one worker thread starts with.
@@ -48,6 +48,9 @@ pub struct Setup {
     pub sockets: Vec<(Service, TcpListener)>,
     pub cpu: Option<usize>,
     pub suspensions: Arc<Suspensions>,
+    /// Where all workers meet when they have read their logs: who is first must not fill the mailboxes of
+    /// those who cannot look into them yet.
+    pub read: Arc<Barrier>,
     /// Told once when recovery has ended or failed.
     pub tell: Sender<anyhow::Result<()>>,
 }
@@ -62,7 +65,7 @@ struct Found {
     setup: HomeSetup,
     files: Vec<FileIndex>,
     log: RecoveredLog,
-    messages: Vec<RecoveredMessage>,
+    source: SegmentFiles,
     /// Places that are damaged.
     damaged: u64,
 }
@@ -72,6 +75,7 @@ pub fn run(mut setup: Setup) -> anyhow::Result<()> {
     let tell = setup.tell.clone();
     let homes = std::mem::take(&mut setup.homes);
     let found: anyhow::Result<Vec<Found>> = homes.into_iter().map(read_log).collect();
+    setup.read.wait();
     match found {
         Ok(mut found) => {
             found.retain(|f| !remove_if_left_over(f, setup.shared.config.workers));
@@ -104,10 +108,10 @@ fn read_log(setup: HomeSetup) -> anyhow::Result<Found> {
     if let Some(&newest) = files.last() {
         make_durable(dir, &files, newest).with_context(|| format!("syncing {shown}"))?;
     }
-    let (log, messages, findings) =
-        recover(&setup.log, &mut source).with_context(|| format!("recovering {shown}"))?;
+    let (log, findings) =
+        recover(&setup.log, &mut source, Reading::Indexed).with_context(|| format!("recovering {shown}"))?;
     let damaged = report(&setup, dir, &findings);
-    Ok(Found { setup, files, log, messages, damaged })
+    Ok(Found { setup, files, log, source, damaged })
 }
 
 /// Has what is there on the medium, and what is read next read from there.
@@ -130,7 +134,7 @@ fn report(setup: &HomeSetup, dir: &Path, findings: &[Finding]) -> u64 {
     for finding in findings {
         match finding {
             Finding::Held { .. } => tracing::warn!(log, "recovery: {finding}"),
-            Finding::Missing { .. } | Finding::HeaderLost { .. } => {
+            Finding::Missing { .. } | Finding::HeaderLost { .. } | Finding::IndexLost { .. } => {
                 damaged += 1;
                 tracing::error!(log, "recovery: {finding}");
             }
@@ -180,7 +184,9 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     for found in found {
         counters.damaged.add(found.damaged);
         let index = found.setup.config.index;
-        let home = build_home(found.setup, found.log, &found.files, &counters, setup.clock);
+        let Found { setup: own, files, mut log, source, .. } = found;
+        let (config, replay) = (own.log.clone(), log.replay());
+        let home = build_home(own, log, &files, &counters, setup.clock);
         let home = match home {
             Ok(home) => home,
             Err(error) => {
@@ -188,7 +194,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
                 return Ok(());
             }
         };
-        waiting.push((home.clone(), found.messages));
+        waiting.push(Backlog { home: home.clone(), config, replay, source });
         homes[usize::from(index)] = Some(home);
     }
     let config = &setup.shared.config;
@@ -244,14 +250,20 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     ring::spawn(worker.clone().run_timer());
     ring::spawn(worker.clone().run_memory());
     ring::spawn(super::operate::expire_parked(worker.clone()));
-    for (home, messages) in waiting {
+    for backlog in waiting {
+        let home = backlog.home.clone();
+        if let Err(error) = worker.requeue_all(backlog).await {
+            let _ = tell.send(Err(error));
+            return Ok(());
+        }
         ring::spawn(home.clone().run_commits());
         ring::spawn(home.clone().run_retries());
         ring::spawn(worker.clone().run_faults(home.clone()));
-        ring::spawn(super::failing::run(worker.clone(), home.clone()));
-        for message in messages {
-            worker.requeue(&home, &message);
-        }
+        ring::spawn(super::failing::run(worker.clone(), home));
+    }
+    // What other workers have of it must be on its way to them when this one says that it is done.
+    while !worker.outboxes.is_empty() {
+        ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
     }
     let _ = tell.send(Ok(()));
     for (service, socket) in setup.sockets {
@@ -267,6 +279,14 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
          will be delivered again"
     );
     Ok(())
+}
+
+/// What recovery found in a log, still to be queued.
+struct Backlog {
+    home: Rc<Home>,
+    config: LogConfig,
+    replay: Replay,
+    source: SegmentFiles,
 }
 
 /// An eighth of the worker's part of the memory.
@@ -306,6 +326,24 @@ fn build_home(
 }
 
 impl Worker {
+    /// Queues what recovery found in a log, message by message, before anything is written to it.
+    async fn requeue_all(self: &Rc<Self>, backlog: Backlog) -> anyhow::Result<()> {
+        let Backlog { home, config, mut replay, mut source } = backlog;
+        for count in 1.. {
+            let next = replay.next(&config, &mut source, home.log().live());
+            let next = next.with_context(|| format!("recovering {}", home.config.dir.display()))?;
+            let Some(message) = next else { break };
+            self.requeue(&home, &message);
+            if count % limits::REQUEUE_BATCH == 0 {
+                ring::yield_turn().await;
+                while !self.outboxes.has_room() || !self.outboxes.are_light() {
+                    ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Ends when the worker may leave: told to stop, or drained.
     async fn until_stopped(self: &Rc<Self>) {
         tokio::select! {
@@ -325,10 +363,15 @@ impl Worker {
             stream.shutdown();
         }
         let deadline = Instant::now() + limits::DRAIN_OVERTIME / 2;
-        while Instant::now() < deadline && !self.own_homes().all(|h| h.is_quiet()) {
-            tokio::select! {
-                () = self.stop.wait() => return,
-                () = ring::sleep(limits::DRAIN_POLL) => {}
+        for sealed in [false, true] {
+            if sealed {
+                self.own_homes().for_each(Home::seal_open);
+            }
+            while Instant::now() < deadline && !self.own_homes().all(|h| h.is_quiet()) {
+                tokio::select! {
+                    () = self.stop.wait() => return,
+                    () = ring::sleep(limits::DRAIN_POLL) => {}
+                }
             }
         }
     }

@@ -20,11 +20,13 @@ try:
 except ImportError:
     sys.exit(77)
 
-SEGMENT, GROUP, DIRECTORY, FRAME = (
+SEGMENT, GROUP, DIRECTORY, FRAME, SEAL, INDEX = (
     0x9A3C51E700000001,
     0xC1D80F2500000002,
     0x5E7B92A400000003,
     0xE84F6D1300000004,
+    0x3D96B8F100000005,
+    0x7AC41E5D00000006,
 )
 BLOCK = 4096
 COMMIT, FRAGMENT, ABORT, OUTCOME = 1, 2, 3, 4
@@ -58,6 +60,7 @@ class Log:
                 self.files.append(open(os.path.join(directory, name), "rb").read())
         self.tail = 0
         self.drafts, self.ended, self.fragments = {}, set(), {}
+        self.indexed = 0
 
     # Section 1
     def sum(self, domain, generation, at, data):
@@ -79,7 +82,7 @@ class Log:
         if not ok:
             return None
         closes = (u("I", head, 60), u("I", head, 64)) if u("I", head, 56) == 1 else None
-        return {"generation": generation, "tail": u("Q", head, 40), "closes": closes}
+        return {"generation": generation, "tail": u("Q", head, 40), "closes": closes, "block": u("I", head, 24)}
 
     # Section 3
     def group_header(self, data, offset, generation=None):
@@ -154,6 +157,53 @@ class Log:
         }
 
     # Section 8
+    def index(self, data, header):
+        at = len(data) - header["block"]
+        seal = data[at : at + 96]
+        ok = (
+            seal[:8] == b"rpSEAL\r\n"
+            and u("H", seal, 8) == 1
+            and u("H", seal, 10) == self.number
+            and u("I", seal, 12) == header["generation"]
+            and u("Q", seal, 16) == self.id
+            and u("Q", seal, 88) == self.sum(SEAL, header["generation"], at, seal[:88])
+        )
+        if not ok:
+            return None
+        start, size = u("I", seal, 64), u("I", seal, 68)
+        index = data[start : start + size]
+        if u("Q", seal, 72) != self.sum(INDEX, header["generation"], start, index):
+            return None
+        entries, at = [], 0
+        while at < size:
+            length = u("I", index, at + 12)
+            payload = index[at + 24 : at + 24 + length]
+            entries.append((u("I", index, at), u("I", index, at + 4), index[at + 8], u("Q", index, at + 16), payload))
+            at += (24 + length + 7) // 8 * 8
+        return {"first": u("Q", seal, 24), "last": u("Q", seal, 32), "entries": entries}
+
+    def check_index(self, index, groups):
+        """What the index says of each frame is what the frame says."""
+        sequences = [group["sequence"] for group, _ in groups]
+        assert sequences == list(range(index["first"], index["last"] + 1)), "the seal counts its groups"
+        frames = [frame for _, frames in groups for frame in frames]
+        assert len(frames) == len(index["entries"]), "the index has every frame"
+        for frame, (offset, size, kind, number, payload) in zip(frames, index["entries"]):
+            whole = frame["payload"]
+            assert (offset, size) == (frame["at"][1], 24 + len(whole)), "where the frame stands"
+            assert (kind, number) == (frame["kind"], frame["id"]), "what it is"
+            if kind == COMMIT:
+                assert payload == whole[: len(whole) - u("I", whole, 16)], "a commit without its body"
+            elif kind == FRAGMENT:
+                assert payload == struct.pack("<Q", frame["checksum"]), "a fragment's checksum"
+            elif kind == OUTCOME:
+                known = [(n, v) for n, v in fields(whole) if n & MUST_UNDERSTAND]
+                assert [(n, v[:20] if n == 2 | MUST_UNDERSTAND else v) for n, v in known] == list(fields(payload))
+            else:
+                assert payload == whole, "anything else as it is"
+        self.indexed += 1
+
+    # Section 9
     def read(self):
         segments, ends = [], {}
         for data in self.files:
@@ -163,17 +213,21 @@ class Log:
                 if header["closes"]:
                     generation, offset = header["closes"]
                     ends[generation] = min(offset, ends.get(generation, offset))
-                segments.append((header["generation"], data))
+                segments.append((header["generation"], data, self.index(data, header)))
                 continue
             found = [self.group_header(data, at) for at in range(BLOCK, len(data), BLOCK)]
             generations = [group["generation"] for group in found if group]
             if generations:
-                segments.append((max(generations), data))
-        for generation, data in sorted(segments, key=lambda s: s[0]):
+                segments.append((max(generations), data, None))
+        for generation, data, index in sorted(segments, key=lambda s: s[0]):
+            groups = []
             for group in self.groups(data, generation, min(len(data), ends.get(generation, len(data)))):
                 self.tail = max(self.tail, group["tail"])
-                for frame in self.frames(data, group):
+                groups.append((group, list(self.frames(data, group))))
+                for frame in groups[-1][1]:
                     self.apply(group, frame)
+            if index and generation not in ends:
+                self.check_index(index, groups)
         return {k: d for k, d in sorted(self.drafts.items()) if d["sequence"] >= self.tail}
 
     # Section 5
@@ -298,7 +352,9 @@ def main():
         if not match:
             continue
         log = Log(spool, int(match[1]))
-        for number, message in log.read().items():
+        messages = log.read()
+        print(f"log {log.number}: {log.indexed} indexes agree with their segments", file=sys.stderr)
+        for number, message in messages.items():
             if directory:
                 with open(os.path.join(directory, text_of(number)), "wb") as file:
                     file.write(file_of(message))

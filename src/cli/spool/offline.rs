@@ -12,7 +12,7 @@ use super::view::DamageView;
 use crate::limits;
 use crate::mail::envelope::BodyForm;
 use crate::spool::{
-    Finding, LiveMessage, LogConfig, ReadError, RecoveredLog, RecoveryError, SegmentSource, Slot,
+    Finding, LiveMessage, LogConfig, ReadError, Reading, RecoveredLog, RecoveryError, SegmentSource, Slot,
     SpoolIdentity, StoredMessage, decode_message, recover,
 };
 use crate::worker::spool_dir::{self, SegmentFiles, log_path};
@@ -46,11 +46,11 @@ impl OfflineSpool {
 
     /// Reads a log. A segment that a running server deletes or starts to use meanwhile makes the reading
     /// fail; it is then begun anew, a few times.
-    pub fn read_log(&self, number: u16) -> anyhow::Result<OfflineLog> {
+    pub fn read_log(&self, number: u16, reading: Reading) -> anyhow::Result<OfflineLog> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_log(number) {
+            match self.try_log(number, reading) {
                 Ok(log) => return Ok(log),
                 Err(RecoveryError::Io { .. } | RecoveryError::Twice(..))
                     if tries < limits::OFFLINE_READ_TRIES => {}
@@ -59,7 +59,7 @@ impl OfflineSpool {
         }
     }
 
-    fn try_log(&self, number: u16) -> Result<OfflineLog, RecoveryError> {
+    fn try_log(&self, number: u16, reading: Reading) -> Result<OfflineLog, RecoveryError> {
         let config = LogConfig {
             identity: self.identity,
             log: number,
@@ -71,7 +71,7 @@ impl OfflineSpool {
             commits_in_flight: 1,
         };
         let mut source = SegmentFiles::new(log_path(&self.path, number));
-        let (recovered, _, findings) = recover(&config, &mut source)?;
+        let (recovered, findings) = recover(&config, &mut source, reading)?;
         Ok(OfflineLog { config, source, recovered, findings })
     }
 }

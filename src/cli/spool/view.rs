@@ -46,6 +46,7 @@ impl DamageView {
                 (Some(file.0), Some(*offset), id)
             }
             Finding::HeaderLost { file, .. } => (Some(file.0), Some(0), None),
+            Finding::IndexLost { file, .. } => (Some(file.0), None, None),
             Finding::Held { id, .. } => (None, None, Some(id.to_string())),
             Finding::Missing { .. } => (None, None, None),
         };

@@ -298,6 +298,67 @@ fn verdicts() {
 }
 
 #[test]
+fn mail_is_refused_before_its_body_comes() {
+    let mail = b"EHLO c\r\nMAIL FROM:<a@b>\r\nRSET\r\nMAIL FROM:<a@b> SIZE=400\r\nRSET\r\nMAIL FROM:<a@b> SIZE=401\r\n";
+    let (fine, short) = ("S:250 2.1.0 Ok", "S:452 4.3.1 No room for more mail, try again later");
+    let broken = "S:451 4.3.0 Mail cannot be stored now, try again later";
+    for (room, replies) in [
+        (Room::Bytes(u64::MAX), [fine, fine, fine]),
+        (Room::Bytes(400), [fine, fine, short]),
+        (Room::Bytes(0), [fine, short, short]),
+        (Room::Short, [short; 3]),
+        (Room::Unwritable, [broken; 3]),
+    ] {
+        let mut driver = Driver::new(true);
+        driver.session.set_room(room);
+        driver.feed(mail);
+        let said: Vec<&str> = driver
+            .log
+            .lines()
+            .skip_while(|l| !l.starts_with("S:250 "))
+            .filter(|l| !l.contains(" 2.0.0 "))
+            .collect();
+        assert_eq!(said[1..], replies, "{room:?}");
+        // Nothing of a refused transaction is left.
+        driver.feed(b"RSET\r\nRCPT TO:<c@d>\r\n");
+        assert!(driver.log.ends_with("S:503 5.5.1 MAIL comes before RCPT\n"), "{}", driver.log);
+    }
+}
+
+/// The recipients of one message take a bounded part of a commit buffer, whatever their number.
+#[test]
+fn the_bytes_of_an_envelope_are_bounded() {
+    let config = ServerConfig {
+        hostname: "mx.test".into(),
+        max_message_bytes: 1000,
+        max_recipients: limits::MAX_RECIPIENTS,
+        ..ServerConfig::default()
+    };
+    let peer = Peer::new("192.0.2.7".parse().unwrap(), true);
+    let mut session = ServerSession::new(Arc::new(config), peer);
+    let mut replies = Vec::new();
+    session.step(b"EHLO c\r\n", &mut replies);
+    session.step(b"MAIL FROM:<a@b>\r\n", &mut replies);
+    let mut bytes = 0;
+    let refused = (0..limits::MAX_RECIPIENTS).find(|n| {
+        let address = format!("{n:060}@{}.test", "x".repeat(60));
+        replies.clear();
+        session.step(format!("RCPT TO:<{address}>\r\n").as_bytes(), &mut replies);
+        bytes += address.len();
+        replies.starts_with(b"452 4.5.3 ")
+    });
+    assert!(refused.is_some() && bytes <= limits::RECIPIENTS_BYTES, "{refused:?} at {bytes} bytes");
+    assert!(bytes > limits::RECIPIENTS_BYTES / 2, "{bytes} bytes are many recipients still");
+    let held: usize = session
+        .transaction
+        .iter()
+        .flat_map(|t| &t.envelope.recipients)
+        .map(|r| r.address.as_str().len())
+        .sum();
+    assert!(held <= limits::RECIPIENTS_BYTES);
+}
+
+#[test]
 fn clients_that_only_err_or_only_talk_are_sent_away() {
     let away = "S:421 4.7.0 mx.test Too many errors or idle commands\n!close\n";
     for (line, limit) in [("FOO\r\n", limits::BAD_COMMANDS), ("NOOP\r\n", limits::IDLE_COMMANDS)] {

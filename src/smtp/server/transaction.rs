@@ -13,6 +13,9 @@ use crate::mail::id::MessageId;
 use crate::smtp::body::{BodyReader, Piece};
 use crate::smtp::command::{CommandError, ForwardPath, MailParameters, RcptParameters};
 
+/// Before a transaction, or instead of storing its message.
+const NO_ROOM: &str = "452 4.3.1 No room for more mail, try again later\r\n";
+
 /// How a stored (or not stored) message is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -24,6 +27,17 @@ pub enum Verdict {
     Failed,
     /// `554 5.4.6` too many Received headers (RFC 5321 §6.3): the driver's scan found a loop.
     Loop,
+}
+
+/// What there is for a transaction that begins now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// A message may have so many bytes.
+    Bytes(u64),
+    /// There is too little for any: MAIL gets `452 4.3.1`.
+    Short,
+    /// Nothing can be stored: MAIL gets `451 4.3.0`.
+    Unwritable,
 }
 
 /// The transaction whose body is being received.
@@ -46,7 +60,7 @@ impl ServerSession {
                 self.idle_commands = 0;
                 self.dropped_bytes = 0;
             }
-            Verdict::NoRoom => push(replies, &["452 4.3.1 No room for more mail, try again later\r\n"]),
+            Verdict::NoRoom => push(replies, &[NO_ROOM]),
             Verdict::Failed => push(replies, &["451 4.3.0 The message was not stored, try again later\r\n"]),
             Verdict::Loop => push(replies, &["554 5.4.6 Mail loop: too many Received headers\r\n"]),
         }
@@ -85,6 +99,13 @@ impl ServerSession {
         if parameters.require_tls && !self.offers_require_tls() {
             let reply = "555 5.5.4 REQUIRETLS is not offered: the TLS of next hops is not verified here\r\n";
             return self.bad(out, reply);
+        }
+        match self.room {
+            Room::Bytes(most) if declared_bytes <= most => {}
+            Room::Bytes(_) | Room::Short => return self.idle(out, NO_ROOM),
+            Room::Unwritable => {
+                return self.idle(out, "451 4.3.0 Mail cannot be stored now, try again later\r\n");
+            }
         }
         self.reset();
         self.transaction = Some(Transaction {

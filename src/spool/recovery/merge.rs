@@ -2,37 +2,45 @@
 //!
 //! Owns: what a sequence of commit, abort, fragment and outcome records comes to. Promises: records are
 //! taken in sequence order, a later commit of the same id (a copy) wins, terminal states absorb, and
-//! doing it twice gives the same. Must not: keep anything of a message that has ended but its id.
+//! doing it twice gives the same; memory is that of the table of live messages. Must not: keep an
+//! envelope, or anything of a message that has ended but its id.
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
 use super::{Damage, Finding, History};
-use crate::mail::envelope::Envelope;
 use crate::spool::change::{self, Change, Standings};
 use crate::spool::envelope;
-use crate::spool::format::GroupHeader;
-use crate::spool::group::{Frame, FrameKind};
+use crate::spool::group::FrameKind;
 use crate::spool::live::{DURABLE, HELD, LiveTable, NewLive};
 use crate::spool::outcome;
 use crate::spool::reader::Hold;
 use crate::spool::record::{Commit, aborted};
-use crate::spool::{
-    End, FileIndex, FragmentRef, GroupSeq, MessageId, Place, RecipientState, RecoveredMessage, WallTime,
-};
+use crate::spool::segments::Segment;
+use crate::spool::{End, FileIndex, FragmentRef, GroupSeq, MessageId, Place, RecipientState};
 
-/// A message as far as it is known.
-struct Draft {
-    seq: GroupSeq,
-    place: Place,
-    frame_bytes: u32,
-    fragments: Box<[FragmentRef]>,
-    envelope: Envelope,
-    hold: Option<Hold>,
-    states: Box<[RecipientState]>,
-    pending: u32,
-    standings: Standings,
+/// A record, from its frame or from the index of its segment.
+pub(super) struct Found<'a> {
+    pub(super) file: FileIndex,
+    /// Of its group, or of the first in its segment.
+    pub(super) seq: GroupSeq,
+    pub(super) place: Place,
+    pub(super) frame_bytes: u32,
+    pub(super) kind: FrameKind,
+    pub(super) id: MessageId,
+    /// Of the frame.
+    pub(super) checksum: u64,
+    pub(super) payload: &'a [u8],
+    /// It comes from an index: no body, no replies.
+    pub(super) indexed: bool,
+}
+
+impl Found<'_> {
+    /// The commit record, which this must be.
+    pub(super) fn commit(&self) -> Option<Commit<'_>> {
+        if self.indexed { Commit::decode_without_body(self.payload) } else { Commit::decode(self.payload) }
+    }
 }
 
 /// A commit record that names a fragment that was not found.
@@ -54,7 +62,12 @@ struct Senseless {
 
 #[derive(Default)]
 pub(super) struct Merge {
-    drafts: HashMap<MessageId, Draft, FixedState>,
+    live: LiveTable,
+    /// What operators decided of messages of the table, back to the usual included: an older decision may
+    /// stand behind that.
+    standings: HashMap<MessageId, Standings, FixedState>,
+    /// Why messages of the table are held.
+    held: HashMap<MessageId, Hold, FixedState>,
     /// Ended: a late copy must not bring them back.
     ended: HashSet<MessageId, FixedState>,
     /// Fragments seen and not yet named by a commit record: their checksums.
@@ -67,81 +80,83 @@ pub(super) struct Merge {
 /// What it comes to.
 pub(super) struct Merged {
     pub(super) live: LiveTable,
-    pub(super) messages: Vec<RecoveredMessage>,
     pub(super) highest_id: Option<MessageId>,
 }
 
 impl Merge {
     /// Takes the next record, in sequence order.
-    pub(super) fn frame(
-        &mut self,
-        file: FileIndex,
-        header: &GroupHeader,
-        kind: FrameKind,
-        frame: &Frame<'_>,
-    ) {
-        let id = MessageId(frame.id);
-        match kind {
-            FrameKind::Commit => self.commit(file, header, frame),
+    pub(super) fn found(&mut self, found: &Found<'_>) {
+        match found.kind {
+            FrameKind::Commit => self.commit(found),
             FrameKind::Fragment => {
-                let place = Place { generation: header.generation, offset: frame.offset };
-                self.fragments.insert(place, (id, frame.checksum));
+                self.fragments.insert(found.place, (found.id, found.checksum));
             }
             FrameKind::Abort => {
-                for id in aborted(frame.payload) {
-                    self.drafts.remove(&id);
+                for id in aborted(found.payload) {
+                    if let Some(slot) = self.live.find(id) {
+                        self.live.remove(slot);
+                    }
                     self.incomplete.retain(|i| i.id != id);
                 }
             }
             FrameKind::Outcome => {
-                for entry in outcome::decode(frame.payload).flatten() {
-                    self.apply(id, entry.0, entry.1);
+                for entry in outcome::decode(found.payload).flatten() {
+                    self.apply(found.id, entry.0, entry.1);
                 }
             }
-            FrameKind::Change => self.change(id, change::decode(frame.payload)),
+            FrameKind::Change => self.change(found.id, change::decode(found.payload)),
         }
     }
 
     fn change(&mut self, id: MessageId, change: Option<Change>) {
-        let Some(draft) = self.drafts.get_mut(&id) else { return };
+        let Some(slot) = self.live.find(id) else { return };
         match change {
             Some(Change { recipients, standing }) => {
-                change::apply(&mut draft.standings, &recipients, &Arc::new(standing));
+                let known = self.standings.entry(id).or_default();
+                change::apply(known, &recipients, &Arc::new(standing));
             }
             // It may say that the message is not to be delivered.
-            None => draft.hold = draft.hold.or(Some(Hold::Unreadable)),
+            None => {
+                self.live.set(slot, HELD, true);
+                self.held.entry(id).or_insert(Hold::Unreadable);
+            }
         }
     }
 
     fn apply(&mut self, id: MessageId, recipient: u16, state: RecipientState) {
-        let Some(draft) = self.drafts.get_mut(&id) else { return };
-        let Some(own) = draft.states.get_mut(usize::from(recipient)) else { return };
-        match (*own, state) {
-            (RecipientState::Done(_), _) => return,
+        let Some(slot) = self.live.find(id) else { return };
+        let own = self.live.state(slot, recipient);
+        match (own, state) {
+            (None | Some(RecipientState::Done(_)), _) => return,
             // A deferral that was written again after a failure may stand behind a later one.
-            (RecipientState::Pending { attempts: known, .. }, RecipientState::Pending { attempts, .. })
-                if attempts < known =>
-            {
-                return;
-            }
-            _ => *own = state,
+            (
+                Some(RecipientState::Pending { attempts: known, .. }),
+                RecipientState::Pending { attempts, .. },
+            ) if attempts < known => return,
+            _ => {}
         }
-        draft.pending -= u32::from(matches!(state, RecipientState::Done(_)));
-        if draft.pending == 0 {
-            self.drafts.remove(&id);
-            self.ended.insert(id);
+        if self.live.apply(slot, recipient, state) {
+            self.end(id);
         }
     }
 
-    fn commit(&mut self, file: FileIndex, header: &GroupHeader, frame: &Frame<'_>) {
-        let (id, offset, seq) = (MessageId(frame.id), frame.offset, header.seq);
+    fn end(&mut self, id: MessageId) {
+        if let Some(slot) = self.live.find(id) {
+            self.live.remove(slot);
+        }
+        self.ended.insert(id);
+    }
+
+    fn commit(&mut self, found: &Found<'_>) {
+        let (id, offset, seq, file) = (found.id, found.place.offset, found.seq, found.file);
         self.highest_id = self.highest_id.max(Some(id));
-        let Some(commit) = Commit::decode(frame.payload) else {
+        let Some(commit) = found.commit() else {
             self.senseless.push(Senseless { id, seq, file, offset });
             return;
         };
+        let fragments: Vec<FragmentRef> = commit.fragments().collect();
         let mut missing = None;
-        for fragment in commit.fragments() {
+        for fragment in &fragments {
             if self.fragments.remove(&fragment.place) != Some((id, fragment.checksum)) {
                 missing = missing.or(Some(fragment.group));
             }
@@ -160,86 +175,83 @@ impl Merge {
             }
         }
         let counts_agree = decoded.envelope.recipients.len() == commit.recipients as usize;
-        let fresh = RecipientState::Pending { attempts: 0, next: WallTime(0) };
-        let mut states: Box<[RecipientState]> = commit.states().collect();
-        if states.is_empty() {
-            // Indices of recipients have 16 bits, whatever a record claims.
-            states = vec![fresh; commit.recipients.min(1 << 16) as usize].into();
-        }
-        if let Some(older) = self.drafts.get(&id) {
-            for (state, old) in states.iter_mut().zip(&older.states) {
-                if matches!(old, RecipientState::Done(_)) {
-                    *state = *old;
-                }
-            }
-        }
-        let pending = states.iter().filter(|s| !matches!(s, RecipientState::Done(_))).count() as u32;
-        if pending == 0 {
-            self.drafts.remove(&id);
-            self.ended.insert(id);
-            return;
-        }
-        let draft = Draft {
-            seq,
-            place: Place { generation: header.generation, offset },
-            frame_bytes: frame.bytes(),
-            fragments: commit.fragments().collect(),
-            envelope: decoded.envelope,
-            hold: decoded.hold.or((!counts_agree).then_some(Hold::Unreadable)),
-            states,
-            pending,
-            standings: self
-                .drafts
-                .get_mut(&id)
-                .map(|older| std::mem::take(&mut older.standings))
-                .unwrap_or_default(),
-        };
-        self.drafts.insert(id, draft);
+        let hold = decoded.hold.or((!counts_agree).then_some(Hold::Unreadable));
+        self.place(found, &commit, &fragments, hold);
         decoded.changes.into_iter().for_each(|change| self.change(id, Some(change)));
     }
 
-    pub(super) fn finish(self, history: &History, findings: &mut Vec<Finding>) -> Merged {
-        let mut live = LiveTable::default();
-        let mut messages = Vec::new();
-        let mut drafts: Vec<_> = self.drafts.into_iter().filter(|(_, d)| d.seq >= history.tail).collect();
-        drafts.sort_unstable_by_key(|(id, _)| *id);
-        for (id, draft) in drafts {
-            let slot = live.insert(&NewLive {
-                id,
-                place: draft.place,
-                frame_bytes: draft.frame_bytes,
-                fragments: &draft.fragments,
-                recipients: draft.states.len() as u32,
-                flags: DURABLE | if draft.hold.is_some() { HELD } else { 0 },
-            });
-            for (recipient, state) in draft.states.iter().enumerate() {
-                live.apply(slot, recipient as u16, *state);
+    /// Puts a message to its place, new or copied.
+    fn place(
+        &mut self,
+        found: &Found<'_>,
+        commit: &Commit<'_>,
+        fragments: &[FragmentRef],
+        hold: Option<Hold>,
+    ) {
+        // Indices of recipients have 16 bits, whatever a record claims.
+        let recipients = commit.recipients.min(1 << 16);
+        let slot = match self.live.find(found.id) {
+            Some(slot) => {
+                self.live.relocate(slot, found.place, found.frame_bytes, fragments);
+                slot
             }
-            for (recipient, standing) in &draft.standings {
-                live.change(slot, &[*recipient], standing);
-            }
-            match draft.hold {
-                Some(hold) => findings.push(Finding::Held { id, hold }),
-                None => messages.push(RecoveredMessage {
-                    slot,
-                    id,
-                    envelope: draft.envelope,
-                    states: draft.states.into(),
-                }),
+            None => self.live.insert(&NewLive {
+                id: found.id,
+                place: found.place,
+                frame_bytes: found.frame_bytes,
+                fragments,
+                recipients,
+                flags: DURABLE,
+            }),
+        };
+        if let Some(hold) = hold {
+            self.live.set(slot, HELD, true);
+            self.held.insert(found.id, hold);
+        }
+        for (recipient, state) in (0..=u16::MAX).zip(commit.states()) {
+            self.live.apply(slot, recipient, state);
+        }
+        if self.live.get(slot).is_none_or(|message| message.pending == 0) {
+            self.end(found.id);
+        }
+    }
+
+    pub(super) fn finish<'a>(
+        mut self,
+        history: &History,
+        segments: impl Iterator<Item = &'a Segment>,
+        findings: &mut Vec<Finding>,
+    ) -> Merged {
+        // A tail is where a segment begins: a segment lies below it as a whole, or not at all.
+        let dead: HashSet<_> = segments.filter(|s| s.last_seq < history.tail).map(|s| s.generation).collect();
+        if !dead.is_empty() {
+            let below = |m: &crate::spool::LiveMessage| dead.contains(&m.place.generation);
+            let gone: Vec<_> = self.live.iter().filter(below).map(|m| m.slot).collect();
+            gone.into_iter().for_each(|slot| self.live.remove(slot));
+        }
+        for (id, standings) in std::mem::take(&mut self.standings) {
+            let Some(slot) = self.live.find(id) else { continue };
+            for (recipient, standing) in &standings {
+                self.live.change(slot, &[*recipient], standing);
             }
         }
-        let owed = |id: MessageId| live.find(id).is_none() && !self.ended.contains(&id);
-        for Incomplete { id, seq, file, offset } in self.incomplete {
+        let Merge { mut live, held, ended, incomplete, senseless, highest_id, .. } = self;
+        let mut held: Vec<_> = held.into_iter().filter(|(id, _)| live.find(*id).is_some()).collect();
+        held.sort_unstable_by_key(|(id, _)| *id);
+        findings.extend(held.into_iter().map(|(id, hold)| Finding::Held { id, hold }));
+        let owed = |id: MessageId| live.find(id).is_none() && !ended.contains(&id);
+        for Incomplete { id, seq, file, offset } in incomplete {
             // A fragment at or above the mark was still being written: the message was never accepted.
             if seq >= history.tail && history.was_durable(seq) && owed(id) {
                 findings.push(Finding::Damaged { file, offset, damage: Damage::Fragment(id) });
             }
         }
-        for Senseless { id, seq, file, offset } in self.senseless {
+        for Senseless { id, seq, file, offset } in senseless {
             if seq >= history.tail && owed(id) {
                 findings.push(Finding::Damaged { file, offset, damage: Damage::Record(id) });
             }
         }
-        Merged { live, messages, highest_id: self.highest_id }
+        live.pack();
+        Merged { live, highest_id }
     }
 }

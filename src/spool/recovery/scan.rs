@@ -3,13 +3,14 @@
 //! Owns: telling what a file is, walking its groups, and looking for the next one behind a hole.
 //! Promises: groups are accepted only with the right key at the right offset, so nothing in a body is
 //! ever taken for one. Must not: read what frames mean.
-use super::merge::Merge;
+use super::merge::Found;
 use super::{Damage, Finding, History, RecoveryError, SegmentSource};
 use crate::limits;
 use crate::spool::checksum::Key;
 use crate::spool::format::{BadHeader, GROUP_HEADER_BYTES, GroupHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::spool::group::{FLAG_SKIPPABLE, FRAME_VERSION, FrameKind, frames};
-use crate::spool::{FileIndex, Generation, GroupSeq, LogConfig};
+use crate::spool::seal::{Entry, Indexer, SEAL_BYTES, Seal};
+use crate::spool::{FileIndex, Generation, GroupSeq, LogConfig, MessageId, Place};
 
 /// What a file is.
 pub(super) enum Identified {
@@ -30,19 +31,24 @@ pub(super) struct Scan<'a> {
     pub(super) source: &'a mut dyn SegmentSource,
     window: Window,
     suspects: Vec<Suspect>,
+    /// What the index of the segment being walked should say, if there is one to be held against it.
+    indexer: Option<Indexer>,
 }
 
 /// A piece of a file in memory.
-#[derive(Default)]
-struct Window {
+#[derive(Debug, Default)]
+pub(super) struct Window {
     file: Option<FileIndex>,
     offset: u64,
     bytes: Vec<u8>,
 }
 
 impl<'a> Scan<'a> {
-    pub(super) fn new(config: &'a LogConfig, source: &'a mut dyn SegmentSource) -> Scan<'a> {
-        Scan { config, source, window: Window::default(), suspects: Vec::new() }
+    pub(super) fn new(config: &'a LogConfig, source: &'a mut dyn SegmentSource, window: Window) -> Scan<'a> {
+        Scan { config, source, window, suspects: Vec::new(), indexer: None }
+    }
+    pub(super) fn into_window(self) -> Window {
+        self.window
     }
 
     fn length(&mut self, file: FileIndex) -> Result<u32, RecoveryError> {
@@ -105,6 +111,53 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// The seal of a segment whose header is `header`, if it has one.
+    pub(super) fn seal(
+        &mut self,
+        file: FileIndex,
+        header: &SegmentHeader,
+        bytes: u32,
+    ) -> Result<Option<Seal>, RecoveryError> {
+        let block = header.block_bytes;
+        if bytes != header.segment_bytes || (block as usize) < SEAL_BYTES || block > bytes / 2 {
+            return Ok(None);
+        }
+        let offset = bytes - block;
+        self.load(file, offset, block, bytes)?;
+        Ok(Seal::decode(self.slice(offset, block), offset, header.generation, self.config))
+    }
+
+    /// The index of a sealed segment, if it is whole.
+    pub(super) fn index(
+        &mut self,
+        file: FileIndex,
+        seal: &Seal,
+        bytes: u32,
+    ) -> Result<Option<&[u8]>, RecoveryError> {
+        self.load(file, seal.index_offset, seal.index_bytes, bytes)?;
+        let index = self.slice(seal.index_offset, seal.index_bytes);
+        Ok(seal.vouches_for(index, self.config).then_some(index))
+    }
+
+    /// From now on notes what the index of a segment should say.
+    pub(super) fn expect_index(&mut self, generation: Generation) {
+        // Whoever wrote it may have allowed more.
+        self.indexer = Some(Indexer::new(generation, u32::MAX));
+    }
+
+    /// Whether the index knows the records of its segment, which were walked since
+    /// [`Scan::expect_index`].
+    pub(super) fn index_agrees(
+        &mut self,
+        file: FileIndex,
+        seal: &Seal,
+        bytes: u32,
+    ) -> Result<bool, RecoveryError> {
+        let expected = self.indexer.take();
+        let index = self.index(file, seal, bytes)?;
+        Ok(index.is_some_and(|index| expected.is_some_and(|expected| expected.is_in(index))))
+    }
+
     /// The first group header at or behind `offset`, of `generation` if given.
     fn find_group(
         &mut self,
@@ -130,30 +183,44 @@ impl<'a> Scan<'a> {
         Ok(None)
     }
 
-    /// Walks the groups of a segment up to `end` into `history` and `merge`. Returns the first and last
-    /// sequence, if there is any group.
+    /// Walks the groups of a segment up to `end`: headers into `history`, records into `sink`. Returns the
+    /// first and last sequence, if there is any group.
     pub(super) fn groups(
         &mut self,
         file: FileIndex,
         generation: Generation,
         end: u32,
         history: &mut History,
-        merge: &mut Merge,
+        sink: &mut dyn FnMut(&Found<'_>),
     ) -> Result<Option<(GroupSeq, GroupSeq)>, RecoveryError> {
         let mut span: Option<(GroupSeq, GroupSeq)> = None;
         let mut offset = self.config.block_bytes;
-        let key = Key::derive(self.config.identity, self.config.log, generation);
-        while let Some(header) = self.find_group(file, offset, end, Some(generation))? {
+        while let Some((header, next)) = self.group(file, generation, (offset, end), sink)? {
             history.group(&header);
             let (first, last) = span.unwrap_or((header.seq, header.seq));
             span = Some((first.min(header.seq), last.max(header.seq)));
-            let fits = header.total_bytes <= end - header.offset;
-            let bytes = if fits { header.total_bytes } else { end - header.offset };
-            self.load(file, header.offset, bytes, end)?;
-            self.frames(file, &header, bytes, key, merge)?;
-            offset = header.offset.saturating_add(header.total_bytes.max(self.config.block_bytes));
+            offset = next;
         }
         Ok(span)
+    }
+
+    /// The next group of a segment between two offsets: its records into `sink`. Returns its header, and
+    /// where to look for the one behind it.
+    pub(super) fn group(
+        &mut self,
+        file: FileIndex,
+        generation: Generation,
+        (offset, end): (u32, u32),
+        sink: &mut dyn FnMut(&Found<'_>),
+    ) -> Result<Option<(GroupHeader, u32)>, RecoveryError> {
+        let Some(header) = self.find_group(file, offset, end, Some(generation))? else { return Ok(None) };
+        let fits = header.total_bytes <= end - header.offset;
+        let bytes = if fits { header.total_bytes } else { end - header.offset };
+        self.load(file, header.offset, bytes, end)?;
+        let key = Key::derive(self.config.identity, self.config.log, generation);
+        self.frames(file, &header, bytes, key, sink)?;
+        let next = header.offset.saturating_add(header.total_bytes.max(self.config.block_bytes));
+        Ok(Some((header, next)))
     }
 
     fn frames(
@@ -162,10 +229,11 @@ impl<'a> Scan<'a> {
         header: &GroupHeader,
         bytes: u32,
         key: Key,
-        merge: &mut Merge,
+        sink: &mut dyn FnMut(&Found<'_>),
     ) -> Result<(), RecoveryError> {
         let mut bad = Vec::new();
-        let group = self.slice(header.offset, bytes);
+        let start = (u64::from(header.offset) - self.window.offset) as usize;
+        let group = &self.window.bytes[start..start + bytes as usize];
         for frame in frames(group, header, key) {
             let frame = match frame {
                 Ok(frame) => frame,
@@ -175,7 +243,23 @@ impl<'a> Scan<'a> {
                 }
             };
             match FrameKind::of(frame.kind).filter(|_| frame.version == FRAME_VERSION) {
-                Some(kind) => merge.frame(file, header, kind, &frame),
+                Some(kind) => {
+                    let sum = frame.checksum;
+                    if let Some(indexer) = &mut self.indexer {
+                        indexer.add((kind, frame.id), frame.offset, (frame.payload, sum));
+                    }
+                    sink(&Found {
+                        file,
+                        seq: header.seq,
+                        place: Place { generation: header.generation, offset: frame.offset },
+                        frame_bytes: frame.bytes(),
+                        kind,
+                        id: MessageId(frame.id),
+                        checksum: sum,
+                        payload: frame.payload,
+                        indexed: false,
+                    });
+                }
                 None if frame.flags & FLAG_SKIPPABLE != 0 => {}
                 None => {
                     let (kind, version) = (frame.kind, frame.version);
@@ -200,5 +284,27 @@ impl<'a> Scan<'a> {
             .filter(|s| s.seq >= history.tail && history.was_durable(s.seq))
             .map(|s| Finding::Damaged { file: s.file, offset: s.offset, damage: Damage::Frame(s.bytes) })
             .collect()
+    }
+}
+
+impl<'a> Found<'a> {
+    /// A record as the index of a sealed segment has it.
+    pub(super) fn indexed(file: FileIndex, seal: &Seal, entry: &Entry<'a>) -> Found<'a> {
+        let checksum = match (entry.kind, <[u8; 8]>::try_from(entry.payload)) {
+            (FrameKind::Fragment, Ok(sum)) => u64::from_le_bytes(sum),
+            _ => 0,
+        };
+        Found {
+            file,
+            // What is said of groups, like the tail, is the same for all of a segment.
+            seq: seal.first_seq,
+            place: Place { generation: seal.generation, offset: entry.offset },
+            frame_bytes: entry.frame_bytes,
+            kind: entry.kind,
+            id: entry.id,
+            checksum,
+            payload: entry.payload,
+            indexed: true,
+        }
     }
 }

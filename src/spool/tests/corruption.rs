@@ -1,6 +1,6 @@
 //! What the disk damages: it costs what is damaged, and it is reported.
 use super::disk::Disk;
-use super::world::{BLOCK, Memory, World, config};
+use super::world::{BLOCK, Memory, World, config, recover_all};
 use crate::mail::id::MessageId;
 use crate::spool::envelope::MUST_UNDERSTAND;
 use crate::spool::format::{FRAME_HEADER_BYTES, GROUP_HEADER_BYTES, GroupHeader, put};
@@ -24,7 +24,7 @@ fn settled() -> (World, Disk) {
 }
 
 fn recovered(disk: &Disk) -> (Vec<MessageId>, Vec<Finding>) {
-    let (_, messages, findings) = recover(&config(), &mut disk.clone()).expect("the log opens");
+    let (_, messages, findings) = recover_all(&config(), &mut disk.clone(), Reading::Whole);
     (messages.iter().map(|m| m.id).collect(), findings)
 }
 
@@ -118,6 +118,90 @@ fn a_lost_segment_header_loses_nothing() {
     }
 }
 
+/// Where a sealed segment has its seal, and where its index is.
+fn seals(disk: &Disk) -> Vec<(FileIndex, seal::Seal)> {
+    let found = disk.files.iter().filter_map(|(file, bytes)| {
+        let at = bytes.len() - BLOCK as usize;
+        let header = format::SegmentHeader::decode(bytes, config().identity, config().log).ok()?;
+        Some((*file, seal::Seal::decode(&bytes[at..], at as u32, header.generation, &config())?))
+    });
+    found.collect()
+}
+
+fn recovered_by_index(disk: &Disk) -> (Vec<MessageId>, Vec<Finding>) {
+    let (_, messages, findings) = recover_all(&config(), &mut disk.clone(), Reading::Indexed);
+    (messages.iter().map(|m| m.id).collect(), findings)
+}
+
+#[test]
+fn neither_seal_nor_index_is_needed() {
+    let (_, disk) = settled();
+    let (all, _) = recovered(&disk);
+    let sealed = seals(&disk);
+    assert!(sealed.len() > 1, "{sealed:?}");
+    for (file, seal) in sealed {
+        let bytes = disk.files[&file].len();
+        for at in [0, 8, 12, 30, 66, 72, 90] {
+            let mut damaged = disk.clone();
+            damaged.files.get_mut(&file).expect("listed")[bytes - BLOCK as usize + at] ^= 2;
+            assert_eq!(recovered_by_index(&damaged), (all.clone(), Vec::new()), "byte {at} of the seal");
+        }
+        let lost = vec![Finding::IndexLost { file, generation: seal.generation }];
+        for at in (0..seal.index_bytes).step_by(37) {
+            let mut damaged = disk.clone();
+            damaged.files.get_mut(&file).expect("listed")[(seal.index_offset + at) as usize] ^= 2;
+            assert_eq!(recovered_by_index(&damaged), (all.clone(), lost.clone()), "byte {at} of the index");
+            assert_eq!(recovered(&damaged), (all.clone(), lost.clone()), "byte {at} of the index");
+        }
+    }
+}
+
+#[test]
+fn an_orderly_stop_leaves_nothing_to_be_read_from_end_to_end() {
+    let (mut world, _) = settled();
+    world.log.seal_open();
+    world.quiesce();
+    let disk = world.disk.clone();
+    let used = world.log.stats().segments as usize;
+    assert_eq!(seals(&disk).len(), used, "the open one as well");
+    assert_eq!(recovered_by_index(&disk), recovered(&disk));
+    // A log that was sealed goes on in its next segment.
+    let before = world.messages.values().filter(|m| m.accepted).count();
+    world.accept();
+    world.quiesce();
+    assert_eq!(world.messages.values().filter(|m| m.accepted).count(), before + 1);
+    let disk = world.disk.clone();
+    world.restart(disk);
+    world.deliver_everything();
+}
+
+/// A sealed segment is not read, and what is damaged in it is found by whoever reads it.
+#[test]
+fn an_index_stands_for_its_segment() {
+    let (world, disk) = settled();
+    let (all, _) = recovered(&disk);
+    for (file, seal) in seals(&disk) {
+        let mut damaged = disk.clone();
+        let bytes = damaged.files.get_mut(&file).expect("listed");
+        bytes[BLOCK as usize..seal.index_offset as usize].fill(0x5A);
+        assert_eq!(recovered_by_index(&damaged), (all.clone(), Vec::new()));
+        let (left, findings) = recovered(&damaged);
+        assert!(left.len() < all.len() && !findings.is_empty(), "{findings:?}");
+        let (log, _, _) = recover_all(&config(), &mut damaged.clone(), Reading::Indexed);
+        let lost = log.live().iter().find(|m| m.place.generation == seal.generation).expect("it is sealed");
+        let plan = log.read_plan(lost.slot, &world.config).expect("live");
+        let read: Vec<&[u8]> = plan
+            .extents
+            .iter()
+            .map(|e| &damaged.files[&e.file][e.offset as usize..(e.offset + e.bytes) as usize])
+            .collect();
+        assert_eq!(
+            decode_message(&plan, &read, config().identity),
+            Err(ReadError::Damaged("the commit record"))
+        );
+    }
+}
+
 #[test]
 fn a_missing_segment_is_noticed() {
     let (_, disk) = settled();
@@ -138,7 +222,7 @@ fn other_versions_and_other_spools_are_refused() {
     let edit = |at: usize, value: u8| {
         let mut damaged = disk.clone();
         damaged.files.get_mut(&file).expect("listed")[at] = value;
-        recover(&config(), &mut damaged).expect_err("refused").to_string()
+        recover(&config(), &mut damaged, Reading::Whole).expect_err("refused").to_string()
     };
     assert!(edit(8, 2).contains("format version 2"));
     assert!(edit(16, 9).contains("another spool"));
@@ -149,7 +233,7 @@ fn other_versions_and_other_spools_are_refused() {
     let key = checksum::Key::derive(config().identity, config().log, header.generation);
     let sum = key.sum(checksum::Domain::Group, header.offset, &bytes[at..at + 88]);
     put(bytes, at + 88, &sum.to_le_bytes());
-    let error = recover(&config(), &mut damaged).expect_err("refused").to_string();
+    let error = recover(&config(), &mut damaged, Reading::Whole).expect_err("refused").to_string();
     assert!(error.contains("format version 7"), "{error}");
 }
 
@@ -227,7 +311,7 @@ fn an_unknown_field_holds_the_message_and_survives_a_copy() {
     world.quiesce();
     let hold = Hold::UnknownField(99);
     let disk = world.disk.clone();
-    let (log, messages, findings) = recover(&config(), &mut disk.clone()).expect("the log opens");
+    let (log, messages, findings) = recover_all(&config(), &mut disk.clone(), Reading::Whole);
     assert!(messages.iter().all(|m| m.id != id), "held mail is not offered");
     assert_eq!(findings, [Finding::Held { id, hold }]);
     let mut log: Log<Memory> = Log::new(config(), log);

@@ -22,7 +22,7 @@ fn history(seed: u64, steps: u64, trouble: bool) -> World {
 
 #[test]
 fn what_was_accepted_survives_and_what_has_ended_stays_so() {
-    let (mut copied, mut failures) = (0, 0);
+    let (mut copied, mut failures, mut sealed) = (0, 0, 0);
     for seed in 0..40 {
         let mut world = history(seed, 2_500, seed % 2 == 1);
         world.deliver_everything();
@@ -33,8 +33,10 @@ fn what_was_accepted_survives_and_what_has_ended_stays_so() {
         assert!(world.check(&disk).1.is_empty(), "seed {seed}");
         copied += world.copied + stats.copies;
         failures += world.failures;
+        sealed += world.sealed;
     }
     assert!(copied > 100, "the histories must copy forward: {copied}");
+    assert!(sealed > 100, "the histories must seal segments: {sealed}");
     assert!(failures > 20, "the histories must see failed writes: {failures}");
 }
 

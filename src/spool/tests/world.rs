@@ -104,6 +104,9 @@ pub(super) struct World {
     pub(super) writes: Vec<(GroupSeq, Unsynced, Memory)>,
     prepares: Vec<(FileIndex, bool, Generation, Box<[u8]>)>,
     copies: VecDeque<Slot>,
+    /// Indexes and seals being written, one behind the other.
+    seals: VecDeque<(Generation, Unsynced, Unsynced)>,
+    pub(super) sealed: u64,
     transaction: Option<Transaction>,
     now: u64,
     /// The disk refuses new files and fails writes now and then.
@@ -133,6 +136,8 @@ impl World {
             writes: Vec::new(),
             prepares: Vec::new(),
             copies: VecDeque::new(),
+            seals: VecDeque::new(),
+            sealed: 0,
             transaction: None,
             now: 1_700_000_000_000_000,
             trouble: false,
@@ -324,6 +329,12 @@ impl World {
                     self.prepares.push((file, new, generation, header));
                 }
                 Intent::Copy { slot } => self.copies.push_back(slot),
+                Intent::Seal { file, generation, offset, index, seal } => {
+                    let behind = offset as usize + index.len();
+                    let index = Unsynced { file, offset: offset as usize, bytes: index.into() };
+                    let seal = Unsynced { file, offset: behind, bytes: seal.into() };
+                    self.seals.push_back((generation, index, seal));
+                }
                 Intent::Delete { file } => {
                     self.disk.files.remove(&file).expect("it was there");
                 }
@@ -419,6 +430,17 @@ impl World {
         self.listen();
     }
 
+    /// The disk takes no segment.
+    pub(super) fn refuse_prepares(&mut self) {
+        while let Some((file, new, generation, _)) = self.prepares.pop() {
+            if new {
+                self.disk.files.insert(file, Vec::new());
+            }
+            self.log.on_prepared(file, generation, false);
+            self.listen();
+        }
+    }
+
     pub(super) fn answer_copy(&mut self) {
         let Some(slot) = self.copies.pop_front() else { return };
         let message = match self.log.pin(slot) {
@@ -431,6 +453,20 @@ impl World {
             }
         };
         self.log.on_copy_read(slot, message);
+        self.listen();
+    }
+
+    fn answer_seal(&mut self) {
+        let Some((generation, index, seal)) = self.seals.pop_front() else { return };
+        let ok = !(self.trouble && self.rng.below(10) == 0);
+        if ok {
+            self.disk.write(&index);
+            self.disk.write(&seal);
+            self.sealed += 1;
+        } else {
+            self.disk.tear_at_random(&index, &mut self.rng);
+        }
+        self.log.on_sealed(generation, ok);
         self.listen();
     }
 
@@ -468,6 +504,7 @@ impl World {
             9..=11 => self.turn(),
             12..=15 => self.answer_write(),
             16..=17 => self.answer_prepare(),
+            18 if self.rng.below(2) == 0 => self.answer_seal(),
             18 => self.answer_copy(),
             _ => self.log.retry_prepare(),
         }
@@ -480,10 +517,12 @@ impl World {
         self.log.retry_prepare();
         loop {
             self.turn();
-            if self.writes.is_empty() && self.prepares.is_empty() && self.copies.is_empty() {
+            let quiet = self.writes.is_empty() && self.prepares.is_empty() && self.copies.is_empty();
+            if quiet && self.seals.is_empty() {
                 return;
             }
             self.answer_prepare();
+            self.answer_seal();
             while !self.writes.is_empty() {
                 self.answer(0, true);
             }
@@ -496,6 +535,15 @@ impl World {
         let mut disk = self.disk.clone();
         for (_, write, _) in &self.writes {
             disk.tear_at_random(write, &mut self.rng);
+        }
+        for (_, index, seal) in &self.seals {
+            // The seal is written when the index is durable.
+            if self.rng.below(2) == 0 {
+                disk.tear_at_random(index, &mut self.rng);
+            } else {
+                disk.write(index);
+                disk.tear_at_random(seal, &mut self.rng);
+            }
         }
         for (file, new, _, header) in &self.prepares {
             if *new {
@@ -513,10 +561,13 @@ impl World {
     /// Recovers from `disk` and holds what comes back against what was promised.
     pub(super) fn check(&self, disk: &Disk) -> (RecoveredLog, Vec<RecoveredMessage>) {
         let mut source = disk.clone();
-        let (log, messages, findings) = recover(&self.config, &mut source).expect("the log opens");
+        let (log, messages, findings) = recover_all(&self.config, &mut source, Reading::Indexed);
         assert_eq!(findings, [], "a crash is not corruption");
-        let (_, again, _) = recover(&self.config, &mut source).expect("the log opens");
+        let (_, again, _) = recover_all(&self.config, &mut source, Reading::Indexed);
         assert_eq!(format!("{messages:?}"), format!("{again:?}"), "twice is the same");
+        let (_, whole, findings) = recover_all(&self.config, &mut source, Reading::Whole);
+        assert_eq!(findings, [], "indexes say what records say");
+        assert_eq!(format!("{messages:?}"), format!("{whole:?}"), "an index is as good as its segment");
         assert!(source == *disk, "readers never write");
         let found: BTreeMap<_, _> = messages.iter().map(|m| (m.id, m)).collect();
         assert_eq!(found.len(), messages.len(), "one message, one entry");
@@ -545,6 +596,7 @@ impl World {
         self.writes.clear();
         self.prepares.clear();
         self.copies.clear();
+        self.seals.clear();
         self.waiting.clear();
         self.lost.clear();
         self.transaction = None;
@@ -587,6 +639,22 @@ impl World {
         }
         self.quiesce();
     }
+}
+
+/// What recovery says of a log, its messages by id.
+pub(super) fn recover_all(
+    config: &LogConfig,
+    source: &mut Disk,
+    reading: Reading,
+) -> (RecoveredLog, Vec<RecoveredMessage>, Vec<Finding>) {
+    let (mut log, findings) = recover(config, source, reading).expect("the log opens");
+    let mut replay = log.replay();
+    let mut messages = Vec::new();
+    while let Some(message) = replay.next(config, source, log.live()).expect("what was read is read again") {
+        messages.push(message);
+    }
+    messages.sort_by_key(|m| m.id);
+    (log, messages, findings)
 }
 
 fn promised(slot: Slot, envelope: Envelope, body: Vec<u8>, waits: BTreeSet<GroupSeq>, dsn: bool) -> Promised {
