@@ -100,6 +100,8 @@ pub struct Config {
     pub max_recipients: usize,
     pub max_connections: usize,
     pub max_connections_per_ip: usize,
+    pub command_wait: Duration,
+    pub data_wait: Duration,
     pub destination_connections: u32,
     pub messages_per_connection: u32,
     pub retry_schedule: Vec<Duration>,

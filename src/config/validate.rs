@@ -88,6 +88,8 @@ impl Reader<'_> {
             max_connections: self.count("max-connections", 1, limits::MAX_CONNECTIONS as u64) as usize,
             max_connections_per_ip: self.count("max-connections-per-ip", 1, limits::MAX_CONNECTIONS as u64)
                 as usize,
+            command_wait: self.time("command-wait", Duration::from_secs(1), limits::MAX_CLIENT_WAIT),
+            data_wait: self.time("data-wait", Duration::from_secs(1), limits::MAX_CLIENT_WAIT),
             destination_connections: self.count(
                 "destination-connections",
                 1,

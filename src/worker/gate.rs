@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use crate::limits;
+
 pub struct Gate {
     max: usize,
     max_per_ip: usize,
@@ -25,6 +27,11 @@ pub struct Admitted<'a> {
 impl Gate {
     pub fn new(max: usize, max_per_ip: usize) -> Arc<Gate> {
         Arc::new(Gate { max, max_per_ip, open: Default::default(), total: Default::default() })
+    }
+
+    /// Whether so many places are taken that those who only sit there should go.
+    pub fn is_crowded(&self) -> bool {
+        self.total.load(Relaxed) * 100 > self.max * limits::CROWDED_PERCENT
     }
 
     /// A place for one more session from `from`, if the limits allow it. Loopback is exempt from the
@@ -76,7 +83,9 @@ mod tests {
         assert!(gate.admit(far).is_none(), "one per address");
         let _near = (gate.admit(near).expect("loopback"), gate.admit(near).expect("loopback is exempt"));
         assert!(gate.admit(near).is_none(), "three in all");
+        assert!(gate.is_crowded());
         drop(first);
+        assert!(!gate.is_crowded(), "two of three are not nine in ten");
         assert!(gate.admit(far).is_some());
         assert!(gate.open.lock().expect("not poisoned").is_empty());
     }

@@ -2,14 +2,17 @@
 //!
 //! Owns: the loop that feeds the sans-IO session with what the socket gave, stores the messages it
 //! yields, and sends its replies. Promises: a reply to the end of data goes out only when the commit's
-//! fate is known (RFC 5321 §4.2.5, §6.1); a session holds one small buffer while it talks commands; no
-//! wait is without a bound (RFC 5321 §4.5.3.2). Must not: know the grammar of SMTP.
+//! fate is known (RFC 5321 §4.2.5, §6.1); a session holds one small buffer while it talks commands, and none
+//! while it is silent; no wait is without a bound, and a trickle of bytes renews none (RFC 5321 §4.5.3.2).
+//! Must not: know the grammar of SMTP.
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::Worker;
 use super::incoming::{Incoming, LEAST_READ, Stored};
+use super::patience::{Patience, Waits};
+use crate::clock::Tick;
 use crate::events::Event;
 use crate::limits;
 use crate::ring::{self, Listener, Stream};
@@ -74,6 +77,9 @@ struct Talk {
     start: usize,
     replies: Vec<u8>,
     incoming: Option<Incoming>,
+    patience: Patience,
+    /// When the input was read.
+    heard: Tick,
 }
 
 impl Talk {
@@ -81,16 +87,19 @@ impl Talk {
         let may_relay = worker.shared.may_relay(peer.ip());
         let addr = peer.ip().to_canonical();
         let session = ServerSession::new(worker.shared.smtp.clone(), Peer::new(addr, may_relay));
-        let input = Vec::with_capacity(limits::SESSION_BUFFER_BYTES);
+        let config = &worker.shared.config;
+        let waits = Waits { command: config.command_wait, data: config.data_wait };
         Talk {
             worker,
             stream,
             peer,
             session,
-            input,
+            input: Vec::new(),
             start: 0,
-            replies: Vec::with_capacity(512),
+            replies: Vec::new(),
             incoming: None,
+            patience: Patience::new(waits, ring::now()),
+            heard: ring::now(),
         }
     }
 
@@ -112,6 +121,7 @@ impl Talk {
                 Read::End => return Ended::ByPeer,
                 Read::TimedOut => return self.say_goodbye(Goodbye::TimedOut).await,
             }
+            self.heard = ring::now();
             if self.work().await {
                 self.flush().await;
                 return Ended::ByUs;
@@ -140,14 +150,25 @@ impl Talk {
     /// Reads more behind what is not yet consumed.
     async fn read(&mut self) -> Read {
         if let Some(incoming) = self.incoming.as_mut().filter(|i| i.is_direct()) {
-            return match incoming.read(&self.stream, limits::DATA_BLOCK_WAIT).await {
+            return match incoming.read(&self.stream, self.patience.left(ring::now())).await {
                 Ok(0) => Read::End,
                 Ok(_) => Read::Some,
                 Err(error) => Read::from_error(&error),
             };
         }
+        let left = self.patience.left(ring::now());
+        if self.session.in_body() {
+            return self.read_within(left).await;
+        }
+        let soon = left.min(limits::IDLE_AFTER);
+        match self.read_within(soon).await {
+            Read::TimedOut if soon < left => self.read_when_it_speaks().await,
+            read => read,
+        }
+    }
+
+    async fn read_within(&mut self, wait: Duration) -> Read {
         self.make_room();
-        let wait = self.wait();
         let input = std::mem::take(&mut self.input);
         let (result, input) = self.stream.read(input, wait).await;
         self.input = input;
@@ -160,8 +181,23 @@ impl Talk {
         }
     }
 
-    fn wait(&self) -> Duration {
-        if self.session.in_body() { limits::DATA_BLOCK_WAIT } else { limits::COMMAND_WAIT }
+    /// Waits for a client that has been silent for a while, holding no more than it has sent, and makes
+    /// room for others where the server is nearly full.
+    async fn read_when_it_speaks(&mut self) -> Read {
+        self.input.shrink_to_fit();
+        self.replies = Vec::new();
+        loop {
+            let left = self.patience.left(ring::now());
+            match self.stream.readable(left.min(limits::CROWDED_WAIT)).await {
+                Ok(()) => return self.read_within(left).await,
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    if left <= limits::CROWDED_WAIT || self.worker.shared.gate.is_crowded() {
+                        return Read::TimedOut;
+                    }
+                }
+                Err(error) => return Read::from_error(&error),
+            }
+        }
     }
 
     /// Moves the unconsumed rest to the front. A body deserves a larger buffer than commands do.
@@ -175,8 +211,19 @@ impl Talk {
         if self.input.capacity() > limits::SESSION_BUFFER_BYTES {
             self.input.shrink_to(limits::SESSION_BUFFER_BYTES);
         }
-        if self.input.len() == self.input.capacity() {
-            self.input.reserve(self.input.capacity());
+        let len = self.input.len();
+        if len == self.input.capacity() {
+            self.input.reserve_exact(limits::SESSION_BUFFER_BYTES.saturating_sub(len).max(len));
+        }
+    }
+
+    /// Takes note of what a step has made of the input: bytes of a body, or something whole, which is
+    /// answered. Bytes of a command alone are no progress.
+    fn heed(&mut self, consumed: usize, is_whole: bool) {
+        if self.session.in_body() {
+            self.patience.body(consumed, self.heard);
+        } else if is_whole {
+            self.patience.renew(self.heard);
         }
     }
 
@@ -194,8 +241,9 @@ impl Talk {
                 self.session.say_goodbye(Goodbye::Stopping, &mut self.replies);
                 return true;
             }
-            let input = &self.input[self.start..];
-            let (consumed, step) = self.session.step(input, &mut self.replies);
+            let answered = self.replies.len();
+            let (consumed, step) = self.session.step(&self.input[self.start..], &mut self.replies);
+            self.heed(consumed, step != Step::More || self.replies.len() != answered);
             match step {
                 Step::More => {
                     self.start += consumed;
@@ -214,7 +262,7 @@ impl Talk {
                 }
                 Step::Body(range) => {
                     if let Some(incoming) = &mut self.incoming {
-                        incoming.take(&input[range]);
+                        incoming.take(&self.input[self.start..][range]);
                     }
                     self.start += consumed;
                     self.maybe_go_direct().await;
@@ -238,7 +286,9 @@ impl Talk {
         // With more than that left the body is about to end: the rest is the next commands.
         if incoming.wants_direct() && self.input.len() - self.start < LEAST_READ {
             let rest = self.input[self.start..].to_vec();
+            let begun = ring::now();
             incoming.go_direct(&self.worker, &rest).await;
+            self.patience.forgive(ring::now().since(begun));
             self.input.clear();
             self.start = 0;
         }
@@ -248,9 +298,12 @@ impl Talk {
     async fn work_direct(&mut self) -> bool {
         let incoming = self.incoming.as_mut().expect("the caller has looked");
         let (consumed, step) = self.session.step(incoming.unconsumed(), &mut self.replies);
+        self.patience.body(consumed, self.heard);
         match step {
             Step::More => {
+                let begun = ring::now();
                 incoming.make_room(&self.worker).await;
+                self.patience.forgive(ring::now().since(begun));
                 false
             }
             Step::Body(range) => {
@@ -327,6 +380,7 @@ impl Talk {
             Verdict::NoRoom | Verdict::Failed => self.worker.counters.rejected_temporarily.add(1),
         }
         self.session.finish(verdict, &mut self.replies);
+        self.patience.renew(ring::now());
     }
 }
 

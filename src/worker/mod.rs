@@ -19,6 +19,7 @@ mod memory;
 mod message;
 mod outbound;
 mod outcome;
+mod patience;
 mod post;
 mod quarantine;
 mod shards;
