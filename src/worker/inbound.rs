@@ -149,14 +149,17 @@ impl Talk {
 
     /// Reads more behind what is not yet consumed.
     async fn read(&mut self) -> Read {
+        let left = self.patience.left(ring::now());
+        if left.is_zero() {
+            return Read::TimedOut;
+        }
         if let Some(incoming) = self.incoming.as_mut().filter(|i| i.is_direct()) {
-            return match incoming.read(&self.stream, self.patience.left(ring::now())).await {
+            return match incoming.read(&self.stream, left).await {
                 Ok(0) => Read::End,
                 Ok(_) => Read::Some,
                 Err(error) => Read::from_error(&error),
             };
         }
-        let left = self.patience.left(ring::now());
         if self.session.in_body() {
             return self.read_within(left).await;
         }
