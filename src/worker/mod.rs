@@ -23,6 +23,7 @@ mod memory;
 mod message;
 mod outbound;
 mod outcome;
+mod patience;
 mod policy;
 mod post;
 mod quarantine;

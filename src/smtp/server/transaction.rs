@@ -43,6 +43,7 @@ impl ServerSession {
             Verdict::Accepted(id) => {
                 write!(replies, "250 2.0.0 {id} queued\r\n").expect("writing to memory does not fail");
                 self.bad_commands = 0;
+                self.refused_recipients = 0;
                 self.idle_commands = 0;
             }
             Verdict::NoRoom => push(replies, &["452 4.3.1 No room for more mail, try again later\r\n"]),
@@ -135,9 +136,7 @@ impl ServerSession {
             }
             None => "550 5.1.1 This host has no postmaster: its name is no domain\r\n",
         };
-        self.recipient_refused = true;
-        push(replies, &[reply]);
-        None
+        self.refuse_recipient(replies, reply)
     }
 
     pub(super) fn data(&mut self, replies: &mut Vec<u8>) -> Option<Step> {
