@@ -56,9 +56,12 @@ pub const DEFAULT_COMMAND_WAIT: Duration = Duration::from_secs(300);
 pub const DEFAULT_DATA_WAIT: Duration = Duration::from_secs(180);
 /// Largest `--command-wait` and `--data-wait`: a client silent for longer will not come back.
 pub const MAX_CLIENT_WAIT: Duration = Duration::from_secs(3600);
-/// Bytes per second that a message body must bring on the whole, beyond one `--data-wait`: a modem of 1990
-/// brings twice as many, and who sends a byte a minute only means to hold a place.
+/// Bytes per second that a message body must bring, but for one `--data-wait`: a modem of 1990 brings twice
+/// as many, and who sends a byte a minute only means to hold a place.
 pub const LEAST_BODY_BYTES_PER_SEC: u64 = 500;
+/// Memory that a silent session may hold besides what its allocations are rounded up to, its socket and its
+/// places in tables: a test holds the code to it, so that a hundred thousand of them fit in half a gigabyte.
+pub const IDLE_SESSION_BYTES: usize = 3584;
 /// Part of `--max-connections` in use from which on silent clients make room for others.
 pub const CROWDED_PERCENT: usize = 90;
 /// Silence that a client is allowed then: what is too short for a person is long for a program.

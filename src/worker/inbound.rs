@@ -96,7 +96,9 @@ impl Talk {
         self.session.tls_started(self.bindings().is_some());
     }
 
-    pub async fn run(mut self) -> Ended {
+    /// From the greeting to the end. What waits here waits by the thousand: rare and large steps have a
+    /// place of their own on the heap, so that a silent session is small.
+    pub async fn run(mut self: Box<Self>) -> Ended {
         let ended = self.converse().await;
         let client = self.client.ip();
         if !self.worker.shared.may_relay(client) {
@@ -260,7 +262,7 @@ impl Talk {
     async fn work(&mut self) -> bool {
         loop {
             if self.incoming.as_ref().is_some_and(Incoming::is_direct) {
-                if !self.work_direct().await {
+                if !Box::pin(self.work_direct()).await {
                     return false;
                 }
                 continue;
@@ -304,13 +306,13 @@ impl Talk {
                 }
                 Step::BodyEnds => {
                     self.start += consumed;
-                    self.finish_message().await;
+                    Box::pin(self.finish_message()).await;
                 }
                 Step::StartTls => {
                     // What was sent behind the command was sent in the clear: nobody knows by whom.
                     self.input.clear();
                     self.start = 0;
-                    if !self.start_tls().await {
+                    if !Box::pin(self.start_tls()).await {
                         return true;
                     }
                     return false;
@@ -364,7 +366,7 @@ impl Talk {
         if incoming.wants_direct() && self.input.len() - self.start < LEAST_READ {
             let rest = self.input[self.start..].to_vec();
             let begun = ring::now();
-            incoming.go_direct(&self.worker, &rest).await;
+            Box::pin(incoming.go_direct(&self.worker, &rest)).await;
             // A wait for our buffers is not the client's.
             self.patience.forgive(ring::now().since(begun));
             self.input.clear();

@@ -22,7 +22,7 @@ pub struct Waits {
 pub struct Patience {
     waits: Waits,
     since: Tick,
-    /// Bytes of the body so far, while one comes.
+    /// Bytes of the body since then, while one comes.
     body_bytes: Option<u64>,
 }
 
@@ -40,7 +40,13 @@ impl Patience {
     /// So many bytes more of a body have come, refused or not.
     pub fn body(&mut self, bytes: usize, now: Tick) {
         match &mut self.body_bytes {
-            Some(all) => *all += bytes as u64,
+            Some(all) => {
+                *all += bytes as u64;
+                // What was earned in one wait is not kept for a trickle later.
+                if *all >= limits::LEAST_BODY_BYTES_PER_SEC * self.waits.data.as_secs().max(1) {
+                    (self.since, *all) = (now, 0);
+                }
+            }
             None => (self.since, self.body_bytes) = (now, Some(bytes as u64)),
         }
     }
@@ -102,6 +108,8 @@ mod tests {
         // However much has come, silence is no longer than the wait for a block.
         patience.body(1_000_000 * rate as usize, at(280));
         assert_eq!(patience.left(at(280)).as_secs(), 180);
+        (281..400).for_each(|n| patience.body(1, at(n)));
+        assert_eq!(patience.left(at(460)), Duration::ZERO, "a burst does not pay for a trickle");
         patience.renew(at(300));
         assert_eq!(patience.left(at(300)).as_secs(), 300);
     }

@@ -239,7 +239,7 @@ fn long_command_lines_are_swallowed() {
     }
     // A line of this length fits the driver's buffer: it is consumed but for a last CR.
     let mut driver = Driver::new(true);
-    for _ in 0..limits::DROPPED_LINE_BYTES / limits::SESSION_BUFFER_BYTES {
+    for _ in 1..limits::DROPPED_LINE_BYTES / limits::SESSION_BUFFER_BYTES {
         assert!(driver.feed(&[b'x'; limits::SESSION_BUFFER_BYTES]).is_empty());
     }
     assert_eq!(driver.feed(b"\n\r"), b"\r");
