@@ -6,6 +6,8 @@
 //! | `pass_behind` | the same for one destination while so many others wait for their time |
 //! | `fill` | enqueueing into a queue that has no connection; per message |
 //! | `empty` | handing out and finishing what is queued; per message |
+//! | `take_some` | giving up one destination's thousand messages to an operator's order while so many others are queued; per message |
+//! | `take_one` | finding and giving up the last of so many messages of one destination |
 //!
 //! `cargo bench --bench scheduler`
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use ringpost::clock::WallTime;
 use ringpost::limits;
 use ringpost::mail::address::Domain;
 use ringpost::schedule::{
-    Action, Entry, Event, Limits, Policies, Policy, Shard, ShardConfig, StreamId, Verdict,
+    Action, Entry, Event, Limits, Policies, Policy, Shard, ShardConfig, StreamId, Take, Verdict,
 };
 
 #[global_allocator]
@@ -149,4 +151,38 @@ fn empty(bencher: Bencher, queued: u32) {
             driver
         })
         .bench_local_refs(|driver| assert_eq!(driver.drain(), queued));
+}
+
+const LATER: Duration = Duration::from_secs(3600);
+
+#[divan::bench(args = QUEUED, sample_count = 20)]
+fn take_some(bencher: Bencher, queued: u32) {
+    let mut driver = Driver::new();
+    driver.fill(queued, NOW.saturating_add(LATER));
+    driver.names.push(Domain::parse(b"taken.test").expect("a domain"));
+    let taken = driver.names[DESTINATIONS].clone();
+    bencher.counter(ItemsCount::new(1_000_u32)).bench_local(|| {
+        // Put there and taken again: the cost is that of both.
+        (0..1_000).for_each(|_| driver.enqueue(DESTINATIONS, NOW.saturating_add(LATER)));
+        driver.actions.clear();
+        let which = Take::Some { ready: true, deferred: true, stream: None, most: 1_000 };
+        driver.shard.handle(NOW, Event::Take { destination: &taken, which, tag: 1 }, &mut driver.actions);
+        assert_eq!(driver.actions.len(), 1_000);
+        driver.actions.clear();
+    });
+}
+
+#[divan::bench(args = QUEUED, sample_count = 20)]
+fn take_one(bencher: Bencher, queued: u32) {
+    let mut driver = Driver::new();
+    (0..queued).for_each(|_| driver.enqueue(0, NOW.saturating_add(LATER)));
+    let name = driver.names[0].clone();
+    bencher.bench_local(|| {
+        let last = [Entry { home: 0, slot: driver.next.wrapping_sub(1), part: 0 }];
+        let event = Event::Take { destination: &name, which: Take::These(&last), tag: 1 };
+        driver.shard.handle(NOW, event, &mut driver.actions);
+        assert_eq!(driver.actions.len(), 1);
+        driver.actions.clear();
+        driver.enqueue(0, NOW.saturating_add(LATER));
+    });
 }

@@ -17,6 +17,10 @@ pub const LOCAL_PART_BYTES: usize = 64;
 pub const DOMAIN_BYTES: usize = 255;
 /// Longest path with its angle brackets (RFC 5321 §4.5.3.1.3).
 pub const PATH_BYTES: usize = 256;
+/// Longest ENVID, encoded (RFC 3461 §4.4).
+pub const ENVID_BYTES: usize = 100;
+/// Longest ORCPT, encoded (RFC 3461 §4.2).
+pub const ORIGINAL_RECIPIENT_BYTES: usize = 500;
 /// Longest line of message data, CRLF included, that is taken (RFC 5321 §4.5.3.1.6 asks for 1000;
 /// real mail exceeds it and every large receiver takes more).
 pub const TEXT_LINE_BYTES: usize = 64 * 1024;
@@ -30,6 +34,9 @@ pub const RECIPIENT_OVERHEAD_BYTES: usize = 48;
 /// Commands that change nothing (NOOP, RSET, VRFY, HELP, …) in a row before the session is closed:
 /// a client that only talks costs a connection slot.
 pub const IDLE_COMMANDS: u32 = 500;
+/// A chunk of a message (BDAT) smaller than this counts among [`IDLE_COMMANDS`]: taking a command out from
+/// between two chunks moves what follows it, which pays only for chunks of some size.
+pub const SMALL_CHUNK_BYTES: u64 = 512;
 /// Erroneous commands in one session before it is closed with 421.
 pub const BAD_COMMANDS: u32 = 20;
 /// Largest message by default (`--max-message-size`).
@@ -258,6 +265,14 @@ pub const MAX_RATE_PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// How much later than another a message may reach its peer after it was granted, without the peer
 /// counting more than the rate allows.
 pub const RATE_JITTER: Duration = Duration::from_millis(20);
+/// Sections `[destination."…"]`: with every provider each has a policy of its own, and those are numbered
+/// with 16 bits.
+pub const DESTINATION_RULES: usize = 1_000;
+/// Sections `[provider.NAME]`, the shipped ones included.
+pub const PROVIDERS: usize = 60;
+const _: () = assert!((DESTINATION_RULES + 1) * (PROVIDERS + 1) <= u16::MAX as usize);
+/// Destinations whose provider is remembered: a few megabytes. Past it all are learnt again.
+pub const PROVIDERS_KNOWN: usize = 100_000;
 /// Entries allocated at once: growth is never a copy of the whole table.
 pub const ENTRY_CHUNK: usize = 4096;
 
@@ -304,6 +319,9 @@ pub const COPIES_IN_FLIGHT: usize = 4;
 pub const COPY_FORWARD_BYTES: u64 = 1024 * 1024;
 /// Payload of one outcome record; outcomes of a message with more recipients take several records.
 pub const OUTCOME_RECORD_BYTES: usize = 32 * 1024;
+/// What operators have decided of one message's recipients, as its copy carries it on: beside the longest
+/// list of recipients, their states and this, a commit record still fits in a commit buffer.
+pub const STANDING_BYTES: usize = 16 * 1024;
 /// Ids in one abort record.
 pub const ABORTS_PER_RECORD: usize = 1024;
 /// Times an offline reader begins a log anew because a running server recycled a segment under it.
@@ -382,6 +400,9 @@ pub const TLS_SESSION_HOSTS: usize = 2048;
 pub const DSN_HEADER_BYTES: usize = 16 * 1024;
 /// Recipients reported in one bounce; the caller makes another bounce of the rest.
 pub const DSN_RECIPIENTS: usize = 100;
+/// Largest message that a report returns whole where RET=FULL asks for it: it goes into the record of
+/// the report, as much as any message puts there.
+pub const DSN_FULL_BYTES: usize = COPY_BYTES;
 /// Receive buffer of a session that talks commands.
 pub const SESSION_BUFFER_BYTES: usize = 8 * 1024;
 /// Part of `--memory-limit` in use from which bodies kept in memory are given back.
@@ -429,6 +450,28 @@ pub const SETTING_VALUES: usize = 10_000;
 
 // ── Control ──────────────────────────────────────────────────────────────────────────────────────
 
+/// Times a reload is offered to a worker whose mailbox is full, `MAILBOX_RETRY_WAIT` apart.
+pub const RELOAD_TRIES: u32 = 1_000;
+/// Deliveries that an order has in hand at a time: what it takes from a queue, records, and waits to be
+/// durable. A thousand fill a commit or two.
+pub const ORDER_BATCH: usize = 1_024;
+/// Messages looked at for an order before other work of the worker has its turn.
+pub const SCANNED_PER_TURN: u32 = 64;
+/// Orders carried out at a time.
+pub const OPERATIONS_RUNNING: usize = 16;
+/// Orders that can be asked about, those that have ended included.
+pub const OPERATIONS_KEPT: usize = 100;
+/// How long an answer about an order waits for its end before it tells how far it is.
+pub const OPERATION_REPLY_WAIT: Duration = Duration::from_secs(1);
+/// Destinations suspended at a time: each change writes all of them.
+pub const SUSPENSIONS: usize = 10_000;
+/// How often held mail is looked over for `--max-age`.
+pub const PARKED_EXPIRY_WAIT: Duration = Duration::from_secs(30);
+/// Bounces of messages that an operator fails, made in each `FAIL_WAIT` by each log: 200 in a second leave
+/// most of a disk and of the connections to the mail that flows.
+pub const FAILED_PER_TURN: usize = 20;
+/// See `FAILED_PER_TURN`.
+pub const FAIL_WAIT: Duration = Duration::from_millis(100);
 /// Connections to the control plane at a time, the local socket and `--control` each.
 pub const CONTROL_CONNECTIONS: usize = 64;
 /// A control connection that neither sends nor takes bytes is closed after this.

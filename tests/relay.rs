@@ -301,7 +301,7 @@ fn a_message_removed_in_flight_harms_no_other() {
     let path = dir.path().to_str().expect("text");
     let remover = {
         let (id, path) = (id.clone(), path.to_string());
-        std::thread::spawn(move || run(&["queue", "remove", &id, "--spool", &path]))
+        std::thread::spawn(move || run(&["queue", "remove", "--id", &id, "--spool", &path]))
     };
     for n in 0..20 {
         let reply = client.deliver("a@sender.test", &[&format!("v{n}@other.test")], BODY);
@@ -460,7 +460,13 @@ fn operators_see_what_happens() {
     assert!(ask(&["queue", "summary"]).contains("one.test"));
     assert!(ask(&["why", &id]).contains("mailbox full"));
     assert!(ask(&["why", "one.test"]).contains("one.test"));
-    assert!(ask(&["queue", "remove", &id]).contains(&id));
+    for (recipient, end) in [("b@one.test", "delivered"), ("nobody@one.test", "failed")] {
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        let list = shown["recipient_list"].as_array().expect("a list");
+        let own = list.iter().find(|r| r["address"] == recipient).expect("listed");
+        assert_eq!(own["state"], end, "{shown}");
+    }
+    assert!(ask(&["queue", "remove", "--id", &id]).contains("1 delivery is removed"));
     assert!(!ask(&["queue", "list"]).contains(&id));
     assert!(server.stop().success());
     let log = std::fs::read_to_string(&events).expect("an event log");

@@ -74,8 +74,7 @@ fn parse(answer: &[u8]) -> anyhow::Result<(u16, &[u8])> {
     Ok((status, body))
 }
 
-/// A path with its query: `pairs` without a value are left out, values are percent-encoded (RFC 3986
-/// §2.1).
+/// A path with its query: `pairs` without a value are left out.
 pub fn with_query(path: &str, pairs: &[(&str, Option<String>)]) -> String {
     let mut out = path.to_owned();
     let mut separator = '?';
@@ -84,12 +83,19 @@ pub fn with_query(path: &str, pairs: &[(&str, Option<String>)]) -> String {
         separator = '&';
         out.push_str(name);
         out.push('=');
-        for byte in value.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                out.push(char::from(byte));
-            } else {
-                out.push_str(&format!("%{byte:02X}"));
-            }
+        out.push_str(&path_part(value));
+    }
+    out
+}
+
+/// A text as one part of a path or query, percent-encoded (RFC 3986 §2.1).
+pub fn path_part(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
         }
     }
     out

@@ -11,11 +11,13 @@ mod load;
 mod output;
 mod passwd;
 mod queue;
+mod resolve;
 mod serve;
 mod settings;
 mod signals;
 mod sink;
 mod spool;
+mod top;
 mod why;
 
 use std::path::PathBuf;
@@ -46,8 +48,12 @@ enum Command {
     Queue(queue::QueueArgs),
     /// Say what a message or a destination is waiting for
     Why(why::WhyArgs),
+    /// Watch a running server
+    Top(top::TopArgs),
     /// Look into a spool without its server: verify it, measure it, get messages out of it
     Spool(spool::SpoolArgs),
+    /// Say where a domain's mail would go, under which limits, and why
+    Resolve(resolve::ResolveArgs),
     /// Print the effective configuration and what is wrong with it
     Check(check::CheckArgs),
     /// Make lines for the file of users
@@ -80,7 +86,9 @@ pub fn main() -> ExitCode {
         Command::Sink(args) => sink::run(&args),
         Command::Queue(args) => queue::run(&args),
         Command::Why(args) => why::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Spool(args) => spool::run(&args),
+        Command::Resolve(args) => resolve::run(args),
         Command::Check(args) => check::run(args),
         Command::Passwd(args) => passwd::run(&args),
     };
@@ -112,10 +120,18 @@ mod tests {
             "queue summary --spool /s --json",
             "queue list --domain example.com --state deferred --older-than 2h --limit 5",
             "queue show 0000000000001",
-            "queue retry example.com",
-            "queue retry --all",
-            "queue remove 0000000000001 --reason spam",
+            "queue retry --domain example.com",
+            "queue retry --all --dry-run",
+            "queue remove --id 0000000000001 --reason spam",
+            "queue hold --stream campaign --older-than 1h --json",
+            "queue release --state held",
+            "queue fail --sender a@example.com --recipient b@example.net",
+            "queue move --domain example.com --to other.example",
+            "queue suspend --domain example.com --for 2h --reason rest",
+            "queue resume --domain example.com",
             "why example.com",
+            "top --interval 500ms --count 3 --json",
+            "resolve example.com --dns 127.0.0.1 --json",
             "spool verify --spool /s --json",
             "spool stat",
             "spool dump",
@@ -141,12 +157,17 @@ mod tests {
             "serve --workers 1 --workers 2",
             "serve --no-such-flag",
             "queue",
-            "queue retry",
-            "queue retry example.com --all",
+            "queue retry example.com",
+            "queue move --domain example.com",
+            "queue suspend",
+            "queue suspend --domain example.com --for 2",
             "queue show",
             "queue show not-an-id",
             "queue list --limit 0",
             "why",
+            "resolve",
+            "top --interval 0",
+            "top --count 0",
             "passwd",
             "passwd hash",
             "passwd hash --scheme md5 a@b.example",

@@ -3,16 +3,18 @@
 //! Owns: the subcommands and their output. Promises: what it prints as JSON is what the API said.
 //! Must not: read the spool itself; a running server owns it.
 use std::fmt::Write;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use super::ServerArgs;
-use super::client::{request, with_query};
+use super::client::{path_part, request, with_query};
 use super::output::{self, Table};
 use crate::config::grammar;
 use crate::control::{
-    DestinationView, MessageDetail, MessageView, Removed, Report, Retried, State, Timestamp,
+    Act, DestinationView, MessageDetail, MessageView, OperationView, Report, Resumed, Stage, State,
+    SuspensionView, Timestamp,
 };
 use crate::limits;
 use crate::mail::id::MessageId;
@@ -43,48 +45,114 @@ enum Command {
         #[command(flatten)]
         server: ServerArgs,
     },
-    /// Try deferred mail now
-    Retry {
-        /// The destination to try
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
-        domain: Option<String>,
-        /// Every destination
-        #[arg(long)]
-        all: bool,
+    /// Keep messages from being delivered until they are released
+    Hold(OrderArgs),
+    /// End a hold
+    Release(OrderArgs),
+    /// Try messages now; with --domain or --all also end the rest of a destination that did not answer
+    Retry(OrderArgs),
+    /// Return messages to their senders, at a pace
+    Fail(OrderArgs),
+    /// End messages without delivery and without a bounce
+    Remove(OrderArgs),
+    /// Deliver messages as mail for another domain is
+    Move {
+        /// That domain; a --route for it says where it lies, else its MX
+        #[arg(long, value_name = "DOMAIN")]
+        to: String,
         #[command(flatten)]
-        server: ServerArgs,
+        order: OrderArgs,
     },
-    /// Take a message out, without delivery and without a bounce
-    Remove {
-        /// Message id
-        id: MessageId,
-        /// Why, for the event log
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
+    /// Hold back all mail for a destination, what comes in later included
+    Suspend {
         #[command(flatten)]
-        server: ServerArgs,
+        destination: DestinationArgs,
+        /// End it by itself after this time
+        #[arg(long = "for", value_name = "TIME", value_parser = age)]
+        time: Option<String>,
     },
+    /// End the suspension of a destination
+    Resume {
+        #[command(flatten)]
+        destination: DestinationArgs,
+    },
+}
+
+#[derive(Args)]
+struct DestinationArgs {
+    /// The destination
+    #[arg(long)]
+    domain: String,
+    /// Why, for the event log and for `ringpost why`
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Which messages. What is given must all fit.
+#[derive(Args)]
+struct SelectorArgs {
+    /// This message
+    #[arg(long)]
+    id: Option<MessageId>,
+    /// Recipients who wait for this destination
+    #[arg(long)]
+    domain: Option<String>,
+    /// From this sender; empty for bounces
+    #[arg(long, value_name = "ADDRESS")]
+    sender: Option<String>,
+    /// To this recipient
+    #[arg(long, value_name = "ADDRESS")]
+    recipient: Option<String>,
+    /// Of this stream
+    #[arg(long, value_name = "NAME")]
+    stream: Option<String>,
+    /// Received longer ago than this
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    older_than: Option<String>,
+    /// In this state: ready, deferred or held (to list them also in-flight or failing)
+    #[arg(long)]
+    state: Option<State>,
+}
+
+impl SelectorArgs {
+    fn pairs(&self) -> Vec<(&'static str, Option<String>)> {
+        vec![
+            ("id", self.id.map(|id| id.to_string())),
+            ("domain", self.domain.clone()),
+            ("sender", self.sender.clone()),
+            ("recipient", self.recipient.clone()),
+            ("stream", self.stream.clone()),
+            ("older_than", self.older_than.clone()),
+            ("state", self.state.map(|state| state.as_str().to_owned())),
+        ]
+    }
+}
+
+#[derive(Args)]
+struct OrderArgs {
+    #[command(flatten)]
+    selector: SelectorArgs,
+    /// All messages
+    #[arg(long)]
+    all: bool,
+    /// Only say how many that would be
+    #[arg(long)]
+    dry_run: bool,
+    /// Why, for the event log and for `ringpost why`
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
 #[derive(Args)]
 struct ListArgs {
     #[command(flatten)]
     server: ServerArgs,
-    /// With an unfinished recipient in this domain
-    #[arg(long)]
-    domain: Option<String>,
-    /// From this sender; empty for bounces
-    #[arg(long, value_name = "ADDRESS")]
-    sender: Option<String>,
-    /// To this recipient, unfinished
-    #[arg(long, value_name = "ADDRESS")]
-    recipient: Option<String>,
-    /// In this state: ready, deferred, in-flight or held
-    #[arg(long)]
-    state: Option<State>,
-    /// Received longer ago than this
-    #[arg(long, value_name = "TIME", value_parser = age)]
-    older_than: Option<String>,
+    #[command(flatten)]
+    selector: SelectorArgs,
     /// Messages to show
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = limit)]
     limit: u64,
@@ -112,17 +180,14 @@ pub fn run(args: &QueueArgs) -> anyhow::Result<ExitCode> {
             let detail: MessageDetail = request(&server.spool, "GET", &format!("/api/v1/messages/{id}"))?;
             print(server, &detail, || show_detail(&detail))?;
         }
-        Command::Retry { domain, all, server } => {
-            let all = all.then(|| "true".to_owned());
-            let path = with_query("/api/v1/retry", &[("domain", domain.clone()), ("all", all)]);
-            let done: Retried = request(&server.spool, "POST", &path)?;
-            print(server, &done, || format!("{} deliveries are due now\n", done.retried))?;
-        }
-        Command::Remove { id, reason, server } => {
-            let path = with_query(&format!("/api/v1/messages/{id}"), &[("reason", reason.clone())]);
-            let done: Removed = request(&server.spool, "DELETE", &path)?;
-            print(server, &done, || format!("{id} is removed\n"))?;
-        }
+        Command::Hold(order) => return self::order("hold", None, order),
+        Command::Release(order) => return self::order("release", None, order),
+        Command::Retry(order) => return self::order("retry", None, order),
+        Command::Fail(order) => return self::order("fail", None, order),
+        Command::Remove(order) => return self::order("remove", None, order),
+        Command::Move { to, order } => return self::order("move", Some(to), order),
+        Command::Suspend { destination, time } => suspend(destination, time.clone())?,
+        Command::Resume { destination } => resume(destination)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -139,24 +204,98 @@ fn summary(server: &ServerArgs, limit: u64) -> anyhow::Result<()> {
     let report: Report = request(&server.spool, "GET", "/api/v1/counters")?;
     let path = with_query("/api/v1/destinations", &[("limit", Some(limit.to_string()))]);
     let destinations: Vec<DestinationView> = request(&server.spool, "GET", &path)?;
-    let json = serde_json::json!({ "report": report, "destinations": destinations });
-    print(server, &json, || show_report(&report) + &show_destinations(&destinations))
+    let suspended: Vec<SuspensionView> = request(&server.spool, "GET", "/api/v1/suspensions")?;
+    let json = serde_json::json!({ "report": report, "destinations": destinations, "suspended": suspended });
+    print(server, &json, || {
+        show_report(&report) + &show_destinations(&destinations) + &show_suspended(&suspended)
+    })
 }
 
 fn list(args: &ListArgs) -> anyhow::Result<()> {
-    let path = with_query(
-        "/api/v1/queue",
-        &[
-            ("domain", args.domain.clone()),
-            ("sender", args.sender.clone()),
-            ("recipient", args.recipient.clone()),
-            ("state", args.state.map(|state| state.as_str().to_owned())),
-            ("older_than", args.older_than.clone()),
-            ("limit", Some(args.limit.to_string())),
-        ],
-    );
-    let messages: Vec<MessageView> = request(&args.server.spool, "GET", &path)?;
+    let mut pairs = args.selector.pairs();
+    pairs.push(("limit", Some(args.limit.to_string())));
+    let messages: Vec<MessageView> =
+        request(&args.server.spool, "GET", &with_query("/api/v1/queue", &pairs))?;
     print(&args.server, &messages, || show_messages(&messages))
+}
+
+/// Gives an order and waits for its end, showing how far it is. Ends with 1 if it ended early.
+fn order(act: &str, to: Option<&String>, args: &OrderArgs) -> anyhow::Result<ExitCode> {
+    let mut pairs = args.selector.pairs();
+    pairs.push(("all", args.all.then(|| "true".to_owned())));
+    pairs.push(("dry_run", args.dry_run.then(|| "true".to_owned())));
+    pairs.push(("reason", args.reason.clone()));
+    pairs.push(("to", to.cloned()));
+    let spool = &args.server.spool;
+    let mut view: OperationView =
+        request(spool, "POST", &with_query(&format!("/api/v1/queue/{act}"), &pairs))?;
+    let shows = std::io::stderr().is_terminal();
+    while view.stage == Stage::Running {
+        if shows {
+            eprint!("\r{}", progress(&view));
+        }
+        view = request(spool, "GET", &format!("/api/v1/operations/{}", view.operation))?;
+    }
+    if shows {
+        eprint!("\r\x1b[K");
+    }
+    print(&args.server, &view, || show_operation(&view))?;
+    Ok(if view.error.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn progress(view: &OperationView) -> String {
+    let looked = match view.to_look_at {
+        0 => String::new(),
+        all => format!("looked at {} of {all} messages, ", view.looked_at),
+    };
+    format!("{looked}{} selected, {} done", view.matched, view.changed)
+}
+
+fn show_operation(view: &OperationView) -> String {
+    let count = |n: u64| if n == 1 { "1 delivery".to_owned() } else { format!("{n} deliveries") };
+    let mut out = if view.dry_run {
+        format!("{} would be concerned", count(view.matched))
+    } else {
+        let done = match view.action {
+            Act::Hold => "held",
+            Act::Release => "released",
+            Act::Retry => "due now",
+            Act::Fail => "to be returned to their senders",
+            Act::Remove => "removed",
+            Act::Move => "moved",
+        };
+        let verb = if view.changed == 1 { "is" } else { "are" };
+        format!("{} {verb} {done}", count(view.changed))
+    };
+    if view.in_flight > 0 {
+        out +=
+            &format!("; {} on the way to their destination just then, and left alone", count(view.in_flight));
+    }
+    if let Some(error) = &view.error {
+        out += &format!("; it ended early: {}", printable(error.as_bytes()));
+    }
+    out + "\n"
+}
+
+fn suspend(args: &DestinationArgs, time: Option<String>) -> anyhow::Result<()> {
+    let domain = path_part(&args.domain);
+    let pairs = [("for", time), ("reason", args.reason.clone())];
+    let path = with_query(&format!("/api/v1/destinations/{domain}/suspend"), &pairs);
+    let view: SuspensionView = request(&args.server.spool, "POST", &path)?;
+    print(&args.server, &view, || {
+        let until = view.until.map_or_else(|| "it is resumed".to_owned(), |until| until.to_string());
+        format!("{} is suspended until {until}\n", printable(view.destination.as_bytes()))
+    })
+}
+
+fn resume(args: &DestinationArgs) -> anyhow::Result<()> {
+    let path = format!("/api/v1/destinations/{}/resume", path_part(&args.domain));
+    let done: Resumed =
+        request(&args.server.spool, "POST", &with_query(&path, &[("reason", args.reason.clone())]))?;
+    print(&args.server, &done, || {
+        let was = if done.resumed { "is resumed" } else { "was not suspended" };
+        format!("{} {was}\n", printable(args.domain.as_bytes()))
+    })
 }
 
 /// A time, or a dash.
@@ -175,8 +314,11 @@ fn show_report(report: &Report) -> String {
         (
             "waiting",
             format!(
-                "{} ready, {} deferred, {} in flight",
-                c.ready_recipients_now, c.deferred_recipients_now, c.in_flight_recipients_now
+                "{} ready, {} deferred, {} in flight, {} held",
+                c.ready_recipients_now,
+                c.deferred_recipients_now,
+                c.in_flight_recipients_now,
+                c.held_deliveries_now
             ),
         ),
         ("accepted", format!("{} messages, {}", c.accepted_messages, megabytes(c.accepted_bytes))),
@@ -253,6 +395,22 @@ fn show_destinations(destinations: &[DestinationView]) -> String {
     format!("\n{}", table.render())
 }
 
+fn show_suspended(suspended: &[SuspensionView]) -> String {
+    if suspended.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["suspended", "since", "until", "reason"]);
+    for view in suspended {
+        table.row([
+            view.destination.clone(),
+            view.since.to_string(),
+            time_or_dash(view.until),
+            view.reason.clone(),
+        ]);
+    }
+    format!("\n{}", table.render())
+}
+
 fn show_messages(messages: &[MessageView]) -> String {
     if messages.is_empty() {
         return "no message fits\n".to_owned();
@@ -281,7 +439,7 @@ fn show_detail(detail: &MessageDetail) -> String {
     head.row(["bytes".into(), format!("{} in the spool", message.bytes)]);
     head.row(["state".into(), message.state.as_str().into()]);
     head.row(["expires".into(), time_or_dash(detail.expires)]);
-    let mut table = Table::new(&["recipient", "state", "attempts", "next attempt", "last reply"]);
+    let mut table = Table::new(&["recipient", "state", "attempts", "next attempt", "last reply", "reason"]);
     for recipient in &detail.recipient_list {
         table.row([
             recipient.address.clone(),
@@ -289,6 +447,7 @@ fn show_detail(detail: &MessageDetail) -> String {
             recipient.attempts.to_string(),
             time_or_dash(recipient.next_attempt),
             recipient.last_reply.clone().unwrap_or_else(|| "-".to_owned()),
+            recipient.reason.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     format!("{}\n{}", head.render(), table.render())

@@ -9,7 +9,7 @@ use anyhow::Context;
 use tracing_subscriber::EnvFilter;
 
 use super::settings::SettingArgs;
-use crate::config::inspect;
+use crate::config::{Config, Problem, inspect};
 use crate::worker::inspect_doors;
 
 #[derive(clap::Args)]
@@ -27,7 +27,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     }
     start_log()?;
-    let (effective, mut problems) = args.settings.load()?;
+    let settings = args.settings;
+    let (effective, mut problems) = settings.clone().load()?;
     let config = match effective.config() {
         Ok(config) => {
             problems.extend(inspect(&config));
@@ -42,13 +43,24 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     match config {
         Some(config) if problems.is_empty() => {
             config.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
-            crate::worker::serve(config)?;
+            crate::worker::serve(config, &move || reread(&settings))?;
             Ok(ExitCode::SUCCESS)
         }
         _ => {
             problems.iter().for_each(|problem| eprintln!("ringpost: {problem}"));
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+/// The configuration as it would be if the server were started now.
+fn reread(settings: &SettingArgs) -> Result<Config, Vec<Problem>> {
+    let loaded = settings.clone().load().map_err(|error| vec![Problem(format!("{error:#}"))]);
+    let (effective, problems) = loaded?;
+    match effective.config() {
+        Ok(config) if problems.is_empty() => Ok(config),
+        Ok(_) => Err(problems),
+        Err(found) => Err(problems.into_iter().chain(found).collect()),
     }
 }
 

@@ -20,6 +20,14 @@ impl Effective {
             };
             writeln!(out, "{line:<60} # {origin}").expect("writing to a String cannot fail");
         }
+        let shipped = self.rules.providers().iter().filter(|p| p.shipped).map(|p| p.name.as_str());
+        let shipped = shipped.collect::<Vec<_>>().join(", ");
+        if !shipped.is_empty() {
+            let line =
+                format!("\n# Limits as shipped for: {shipped}. `ringpost resolve DOMAIN` shows them.\n");
+            out.push_str(&line);
+        }
+        out.push_str(&self.rules.to_toml());
         out
     }
 

@@ -3,17 +3,27 @@
 //! Owns: the way from TOML to `(setting, texts)`. Promises: an unknown key, a table or a value of the
 //! wrong shape is refused by name. Must not: read files (the caller has the text) or judge values.
 use super::setting::{Kind, SETTINGS, Setting};
-use super::{Given, Problem};
+use super::{Given, Problem, sections};
 use crate::mail::text::printable;
 
+/// What a file says.
+#[derive(Debug, Default)]
+pub struct Contents {
+    pub given: Given,
+    /// With its sections.
+    pub table: toml::Table,
+}
+
 /// Reads the file's text. `path` is for messages only. Every problem is reported, not just the first.
-pub fn read(path: &str, text: &str) -> (Given, Vec<Problem>) {
+pub fn read(path: &str, text: &str) -> (Contents, Vec<Problem>) {
     let mut given = Given::new();
     let mut problems = Vec::new();
+    let mut table = toml::Table::new();
     match text.parse::<toml::Table>() {
         Err(error) => problems.push(Problem(format!("{path}: not valid TOML: {}", one_line(&error, text)))),
-        Ok(table) => {
-            for (key, value) in &table {
+        Ok(read) => {
+            table = read;
+            for (key, value) in table.iter().filter(|(key, _)| !sections::SECTIONS.contains(&key.as_str())) {
                 match entry(key, value) {
                     Ok((setting, texts)) => drop(given.insert(setting.name, texts)),
                     Err(why) => {
@@ -23,7 +33,7 @@ pub fn read(path: &str, text: &str) -> (Given, Vec<Problem>) {
             }
         }
     }
-    (given, problems)
+    (Contents { given, table }, problems)
 }
 
 fn one_line(error: &toml::de::Error, text: &str) -> String {
@@ -57,7 +67,7 @@ fn entry(key: &str, value: &toml::Value) -> Result<(&'static Setting, Vec<String
     Ok((setting, texts))
 }
 
-fn scalar(value: &toml::Value) -> Result<String, String> {
+pub fn scalar(value: &toml::Value) -> Result<String, String> {
     match value {
         toml::Value::String(text) => Ok(text.clone()),
         toml::Value::Integer(number) => Ok(number.to_string()),
@@ -72,7 +82,7 @@ mod tests {
 
     #[test]
     fn values_become_the_texts_of_flags() {
-        let (given, problems) = read(
+        let (Contents { given, .. }, problems) = read(
             "r.toml",
             "listen = [\"127.0.0.1:1\", \"127.0.0.1:2\"]\nroute = \"*=127.0.0.1:9\"\nmx-port = 26\n\
              retry-schedule = [\"1m\", \"5m\"]\nallow-private-mx = true\nrelay-from = []\n",
@@ -114,7 +124,7 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported() {
-        let (given, problems) = read("r.toml", "a = 1\nb = 2\nworkers = 3");
+        let (Contents { given, .. }, problems) = read("r.toml", "a = 1\nb = 2\nworkers = 3");
         assert_eq!((given.len(), problems.len()), (1, 2));
     }
 }

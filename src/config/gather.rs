@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::setting::{Kind, Preset, SETTINGS, Setting};
-use super::{Problem, System, file, grammar};
+use super::{Problem, Rules, System, file, grammar, sections};
 
 /// Settings that one layer names, with their texts.
 pub type Given = BTreeMap<&'static str, Vec<String>>;
@@ -34,6 +34,7 @@ pub struct Entry {
 #[derive(Clone, Debug)]
 pub struct Effective {
     pub entries: Vec<Entry>,
+    pub rules: Rules,
     /// Path of the file, for messages.
     pub file: Option<String>,
 }
@@ -48,8 +49,9 @@ impl Effective {
         file: Option<(&str, &str)>,
         system: &System,
     ) -> (Effective, Vec<Problem>) {
-        let (mut in_file, problems) = file.map(|(path, text)| file::read(path, text)).unwrap_or_default();
-        let entries = SETTINGS
+        let (contents, mut problems) = file.map(|(path, text)| file::read(path, text)).unwrap_or_default();
+        let mut in_file = contents.given;
+        let entries: Vec<Entry> = SETTINGS
             .iter()
             .map(|setting| {
                 let (texts, origin) = if let Some(texts) = flags.remove(setting.name) {
@@ -64,7 +66,12 @@ impl Effective {
                 Entry { setting, texts, origin }
             })
             .collect();
-        (Effective { entries, file: file.map(|(path, _)| path.to_owned()) }, problems)
+        let is_off = |e: &Entry| e.setting.name == "provider-defaults" && e.texts == ["false"];
+        let shipped = !entries.iter().any(is_off);
+        let path = file.map(|(path, _)| path.to_owned());
+        let (rules, wrong) = sections::read(path.as_deref().unwrap_or("--config"), &contents.table, shipped);
+        problems.extend(wrong);
+        (Effective { entries, rules, file: path }, problems)
     }
 
     /// The entry of that setting. Panics on a name that the table does not hold.

@@ -1,6 +1,7 @@
 //! Flags + environment + TOML → one validated [`Config`].
 //!
-//! Owns: every setting of the server (its name, default and help stand once, in `setting`), the
+//! Owns: every setting of the server (its name, default and help stand once, in `setting`),
+//! the sections about destinations (`sections`, `rules`), the
 //! grammars of their values, and the rules between them. Promises: precedence is flag over
 //! environment over file over default, for lists too (a list given higher up replaces the one below
 //! it whole); a [`Config`] that exists is valid; every complaint names what was given, where, and
@@ -11,6 +12,9 @@ mod file;
 mod gather;
 pub mod grammar;
 mod inspect;
+mod knobs;
+mod rules;
+mod sections;
 mod setting;
 mod system;
 mod validate;
@@ -21,6 +25,8 @@ use std::time::Duration;
 
 pub use gather::{Effective, Entry, Given, Origin};
 pub use inspect::{inspect, read_token};
+pub use knobs::Knobs;
+pub use rules::{Line, Provider, Rules};
 pub use setting::{Kind, Preset, SETTINGS, Setting};
 pub use system::System;
 
@@ -83,7 +89,7 @@ pub struct Source {
 }
 
 /// What clients may take of the server, in all and each.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientLimits {
     pub max_connections: usize,
     pub max_connections_per_ip: usize,
@@ -138,6 +144,8 @@ pub struct Config {
     /// Streams whose mail is urgent.
     pub transactional_streams: Vec<String>,
     pub max_age: Duration,
+    /// What the sections of the file say of destinations and providers.
+    pub rules: Rules,
     /// Empty: the kernel picks the address, and the EHLO name is `hostname`.
     pub sources: Vec<Source>,
     pub user: Option<String>,
@@ -147,6 +155,21 @@ pub struct Config {
     /// `-` is standard output.
     pub event_log: Option<PathBuf>,
     pub shutdown_grace: Duration,
+}
+
+impl Config {
+    /// The settings for all destinations, as the last section to be asked.
+    pub fn knobs(&self) -> Knobs {
+        Knobs {
+            connections: Some(self.destination_connections),
+            message_rate: self.destination_rate,
+            messages_per_connection: Some(self.messages_per_connection),
+            recipients_per_message: Some(self.recipients_per_message),
+            retry_schedule: Some(self.retry_schedule.clone()),
+            max_age: Some(self.max_age),
+            ..Knobs::default()
+        }
+    }
 }
 
 /// One thing that is wrong, with the remedy, in one line.

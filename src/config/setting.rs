@@ -287,6 +287,13 @@ pub static SETTINGS: &[Setting] = &[
         "Stream whose mail goes before that of the others, as password resets do before a campaign",
     ),
     one("max-age", "TIME", Text(&["5d"]), "Age at which undelivered mail is returned to its sender"),
+    Setting {
+        name: "provider-defaults",
+        value_name: "true|false",
+        kind: Kind::Switch,
+        default: Text(&["true"]),
+        help: "Limits for large mailbox providers that come with this version; [provider.NAME] sections of the file replace them key by key",
+    },
     many(
         "source",
         "ADDR,EHLO-NAME",

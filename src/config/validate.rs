@@ -67,6 +67,7 @@ impl Config {
                     .into(),
             );
         }
+        warnings.extend(self.rules.warnings(&self.knobs()));
         warnings
     }
 }
@@ -121,6 +122,7 @@ impl Reader<'_> {
             stream_header: self.one("stream-header", grammar::field_name),
             transactional_streams: self.many("transactional-stream", grammar::text),
             max_age: self.time("max-age", Duration::from_secs(1), limits::MAX_AGE),
+            rules: self.effective.rules.clone(),
             sources: self.many("source", grammar::source),
             user: self.one("user", grammar::text),
             allow_private_mx: self.one("allow-private-mx", grammar::switch).unwrap_or_default(),
@@ -173,6 +175,8 @@ impl Reader<'_> {
         if let Some(twice) = repeated(&addresses, |_| true) {
             self.complain("source", &format!("names {twice} twice"));
         }
+        self.problems.extend(config.rules.contradictions(config));
+        let _ = self.one("provider-defaults", grammar::switch);
         if let Some(control) = config.control
             && !control.ip().is_loopback()
             && config.control_token_file.is_none()

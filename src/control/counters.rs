@@ -70,6 +70,10 @@ pub struct Counters {
     pub ready_recipients_now: u64,
     pub deferred_recipients_now: u64,
     pub in_flight_recipients_now: u64,
+    /// Deliveries (a message to one destination) that operators hold.
+    pub held_deliveries_now: u64,
+    /// Messages that operators return to their senders and whose bounce waits for its turn.
+    pub failing_messages_now: u64,
     /// Destinations with queued mail.
     pub destinations_now: u64,
     /// Bytes of bodies kept in memory for delivery without reading the disk.
@@ -148,7 +152,8 @@ impl Counters {
             logins logins_failed logins_busy delivered_recipients deferred_attempts
             failed_recipients expired_recipients removed_recipients bounces outbound_total outbound_failed
             outbound_now queued_messages_now queued_recipients_now ready_recipients_now
-            deferred_recipients_now in_flight_recipients_now destinations_now cached_bytes_now groups_lost
+            deferred_recipients_now in_flight_recipients_now held_deliveries_now failing_messages_now
+            destinations_now cached_bytes_now groups_lost
             segments_now live_bytes_now written_bytes recorded_bytes unwritable_logs_now damaged_places
             quarantined_messages events_dropped dns_busy
         );

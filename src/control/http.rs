@@ -1,4 +1,4 @@
-//! The routes: health, metrics, counters, queue, retry, remove.
+//! The routes: health, metrics, counters, the queue and orders about it, suspensions, why.
 //!
 //! Owns: paths, query parameters and answers. Promises: every answer but `/metrics` and the probes is
 //! JSON, an error `{"error": "…"}` with what to do; a query that is not understood is refused, never
@@ -17,7 +17,9 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use super::counters::{ProcessView, Report};
-use super::view::{Removed, Retried, Selector, State};
+use super::order::{Act, OperationView, Operations, Order};
+use super::selector::{self, Selector};
+use super::view::{Resumed, State, SuspensionView, Timestamp};
 use super::{BoxFuture, ControlConfig, Server, guard, metrics};
 use crate::clock::WallTime;
 use crate::config::grammar;
@@ -29,6 +31,7 @@ use crate::mail::id::MessageId;
 pub struct Context {
     pub config: ControlConfig,
     pub server: Arc<dyn Server>,
+    pub operations: Operations,
     pub started: Instant,
 }
 
@@ -66,8 +69,14 @@ pub fn local_routes(context: Arc<Context>) -> Router {
         .route("/api/v1/counters", get(counters))
         .route("/api/v1/destinations", get(destinations))
         .route("/api/v1/queue", get(queue))
-        .route("/api/v1/messages/{id}", get(show).delete(remove))
-        .route("/api/v1/retry", post(retry))
+        .route("/api/v1/queue/{act}", post(operate))
+        .route("/api/v1/operations", get(operations))
+        .route("/api/v1/operations/{number}", get(operation))
+        .route("/api/v1/messages/{id}", get(show))
+        .route("/api/v1/destinations/{domain}/suspend", post(suspend))
+        .route("/api/v1/destinations/{domain}/resume", post(resume))
+        .route("/api/v1/suspensions", get(suspensions))
+        .route("/api/v1/why/{subject}", get(why))
         .fallback(async || Failure(StatusCode::NOT_FOUND, "no such path".into()))
         .method_not_allowed_fallback(async || Failure(StatusCode::METHOD_NOT_ALLOWED, "wrong method".into()))
         .with_state(context)
@@ -137,46 +146,18 @@ async fn destinations(
     Ok(Json(found))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct QueueQuery {
-    domain: Option<String>,
-    sender: Option<String>,
-    recipient: Option<String>,
-    state: Option<String>,
-    older_than: Option<String>,
-    limit: Option<usize>,
-}
-
 async fn queue(
     Shared(context): Shared<Arc<Context>>,
-    query: Result<Query<QueueQuery>, QueryRejection>,
+    query: Result<Query<selector::Query>, QueryRejection>,
 ) -> Answer<impl Serialize> {
     let Query(query) = query?;
     let limit = parse_limit(query.limit)?;
-    let selector = selector(query, WallTime::now())?;
+    let selector = Selector::read(&query, WallTime::now(), false).map_err(bad)?;
     within(context.server.list(selector, limit)).await.map(Json)
 }
 
-fn selector(query: QueueQuery, now: WallTime) -> Result<Selector, Failure> {
-    let before = |age: &str| -> Result<WallTime, Failure> {
-        let age = grammar::duration(age).map_err(|why| bad(format!("older_than: {why}")))?;
-        Ok(WallTime(now.0.saturating_sub(age.as_micros() as u64)))
-    };
-    Ok(Selector {
-        domain: query.domain.as_deref().map(parse_domain).transpose()?,
-        sender: query.sender,
-        recipient: query.recipient,
-        state: query
-            .state
-            .map(|text| text.parse::<State>().map_err(|why| bad(format!("state: {why}"))))
-            .transpose()?,
-        received_before: query.older_than.as_deref().map(before).transpose()?,
-    })
-}
-
 fn parse_domain(text: &str) -> Result<Domain, Failure> {
-    Domain::parse(text.as_bytes()).map_err(|why| bad(format!("domain: {why}")))
+    Domain::parse_utf8(text.as_bytes()).map_err(|why| bad(format!("domain: {why}")))
 }
 
 fn parse_limit(limit: Option<usize>) -> Result<usize, Failure> {
@@ -200,43 +181,119 @@ async fn show(Shared(context): Shared<Arc<Context>>, Path(id): Path<String>) -> 
     within(context.server.show(id)).await?.map(Json).ok_or_else(|| unknown(id))
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RemoveQuery {
-    reason: Option<String>,
+/// Begins an order and waits a moment for its end.
+async fn operate(
+    Shared(context): Shared<Arc<Context>>,
+    Path(act): Path<String>,
+    query: Result<Query<selector::Query>, QueryRejection>,
+) -> Answer<impl Serialize> {
+    let acts = || Act::ALL.map(Act::as_str).join(", ");
+    let act: Act = act.parse().map_err(|()| bad(format!("write one of {}", acts())))?;
+    let Query(query) = query?;
+    let selector = Selector::read(&query, WallTime::now(), true).map_err(bad)?;
+    if !matches!(selector.state, None | Some(State::Ready | State::Deferred | State::Held)) {
+        return Err(bad("state: only what is ready, deferred or held can be acted on"));
+    }
+    let to = match (act, &query.to) {
+        (Act::Move, Some(to)) => Some(parse_domain(to)?),
+        (Act::Move, None) => return Err(bad("say where to move it: to=DOMAIN")),
+        (_, None) => None,
+        (_, Some(_)) => return Err(bad("to goes with move only")),
+    };
+    let reason = reason(query.reason);
+    let dry_run = query.dry_run.unwrap_or_default();
+    let order = Order { act, selector, to, reason: reason.into(), dry_run };
+    let server = context.server.clone();
+    let number = context
+        .operations
+        .begin(order, move |order, progress| server.operate(order, progress))
+        .map_err(|why| Failure(StatusCode::TOO_MANY_REQUESTS, why))?;
+    operation_view(&context, number).await
 }
 
-async fn remove(
+/// As it is recorded and shown: cut at `limits::FOREIGN_TEXT_BYTES`.
+fn reason(given: Option<String>) -> String {
+    let text = given.unwrap_or_else(|| "no reason given".into());
+    crate::mail::text::printable(text.as_bytes())
+}
+
+async fn operation_view(context: &Context, number: u64) -> Answer<OperationView> {
+    let view = context.operations.view(number, limits::OPERATION_REPLY_WAIT).await;
+    let view = view.map(Json);
+    view.ok_or_else(|| {
+        Failure(StatusCode::NOT_FOUND, format!("no operation {number}: it ended long ago, or never was"))
+    })
+}
+
+async fn operation(
     Shared(context): Shared<Arc<Context>>,
-    Path(id): Path<String>,
-    query: Result<Query<RemoveQuery>, QueryRejection>,
-) -> Answer<Removed> {
-    let id = parse_id(&id)?;
-    let reason = query?.0.reason.unwrap_or_else(|| "removed by an operator".into());
-    let reason = crate::mail::text::printable(reason.as_bytes());
-    match within(context.server.remove(id, reason)).await? {
-        true => Ok(Json(Removed { removed: true })),
-        false => Err(unknown(id)),
+    Path(number): Path<String>,
+) -> Answer<OperationView> {
+    let number = number.parse().map_err(|_| bad("an operation is a number"))?;
+    operation_view(&context, number).await
+}
+
+async fn operations(Shared(context): Shared<Arc<Context>>) -> Json<Vec<OperationView>> {
+    Json(context.operations.list())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SuspendQuery {
+    reason: Option<String>,
+    /// How long; without it until it is resumed.
+    #[serde(rename = "for")]
+    time: Option<String>,
+}
+
+async fn suspend(
+    Shared(context): Shared<Arc<Context>>,
+    Path(domain): Path<String>,
+    query: Result<Query<SuspendQuery>, QueryRejection>,
+) -> Answer<SuspensionView> {
+    let (Query(query), domain, now) = (query?, parse_domain(&domain)?, WallTime::now());
+    let time = query.time.as_deref().map(grammar::duration).transpose();
+    let time = time.map_err(|why| bad(format!("for: {why}")))?;
+    let view = SuspensionView {
+        destination: domain.to_string(),
+        since: Timestamp(now),
+        until: time.map(|time| Timestamp(now.saturating_add(time))),
+        reason: reason(query.reason),
+    };
+    match within(context.server.suspend(domain, view.clone())).await? {
+        Ok(()) => Ok(Json(view)),
+        Err(why) => Err(Failure(StatusCode::SERVICE_UNAVAILABLE, why)),
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RetryQuery {
-    domain: Option<String>,
-    all: Option<bool>,
+async fn resume(
+    Shared(context): Shared<Arc<Context>>,
+    Path(domain): Path<String>,
+    query: Result<Query<SuspendQuery>, QueryRejection>,
+) -> Answer<Resumed> {
+    let (Query(query), domain) = (query?, parse_domain(&domain)?);
+    if query.time.is_some() {
+        return Err(bad("for goes with suspend only"));
+    }
+    match within(context.server.resume(domain, reason(query.reason))).await? {
+        Ok(resumed) => Ok(Json(Resumed { resumed })),
+        Err(why) => Err(Failure(StatusCode::SERVICE_UNAVAILABLE, why)),
+    }
 }
 
-async fn retry(
+async fn suspensions(Shared(context): Shared<Arc<Context>>) -> Json<Vec<SuspensionView>> {
+    Json(context.server.suspensions())
+}
+
+/// Of a message id or a destination.
+async fn why(
     Shared(context): Shared<Arc<Context>>,
-    query: Result<Query<RetryQuery>, QueryRejection>,
-) -> Answer<Retried> {
-    let Query(query) = query?;
-    let domain = match (query.domain, query.all) {
-        (Some(domain), None | Some(false)) => Some(parse_domain(&domain)?),
-        (None, Some(true)) => None,
-        _ => return Err(bad("say what to retry: ?domain=NAME or ?all=true")),
-    };
-    let retried = within(context.server.retry(domain)).await?;
-    Ok(Json(Retried { retried }))
+    Path(subject): Path<String>,
+) -> Result<Response, Failure> {
+    if let Ok(id) = subject.parse::<MessageId>() {
+        let view = within(context.server.why_message(id)).await?;
+        return view.map(|view| Json(view).into_response()).ok_or_else(|| unknown(id));
+    }
+    let domain = parse_domain(&subject)?;
+    Ok(Json(within(context.server.why_destination(domain)).await?).into_response())
 }

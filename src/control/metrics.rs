@@ -43,7 +43,12 @@ const ROWS: &[Row] = &[
     }),
     ("counter", "expired_recipients_total", "Recipients given up at --max-age", |c| c.expired_recipients),
     ("counter", "removed_recipients_total", "Recipients removed by an operator", |c| c.removed_recipients),
-    ("counter", "bounces_total", "Bounce messages made", |c| c.bounces),
+    (
+        "counter",
+        "bounces_total",
+        "Reports to senders made: bounces, and what RFC 3461 lets them ask for",
+        |c| c.bounces,
+    ),
     ("counter", "outbound_connections_total", "Connections to destinations opened", |c| c.outbound_total),
     (
         "counter",
@@ -61,6 +66,10 @@ const ROWS: &[Row] = &[
         c.deferred_recipients_now
     }),
     ("gauge", "in_flight_recipients", "Queued recipients on a connection", |c| c.in_flight_recipients_now),
+    ("gauge", "held_deliveries", "Deliveries that operators hold", |c| c.held_deliveries_now),
+    ("gauge", "failing_messages", "Messages that wait to be returned by order of an operator", |c| {
+        c.failing_messages_now
+    }),
     ("gauge", "destinations", "Destinations with queued mail", |c| c.destinations_now),
     ("gauge", "cached_bytes", "Bodies kept in memory", |c| c.cached_bytes_now),
     ("counter", "groups_lost_total", "Spool groups that could not be written", |c| c.groups_lost),

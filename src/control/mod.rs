@@ -10,6 +10,8 @@ mod guard;
 mod http;
 mod listener;
 mod metrics;
+mod order;
+mod selector;
 pub mod socket;
 mod view;
 
@@ -25,8 +27,11 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 pub use counters::{Counters, Distribution, ProcessView, Report};
+pub use order::{Act, OperationView, Order, Progress, Stage};
+pub use selector::Selector;
 pub use view::{
-    DestinationView, MessageDetail, MessageView, RecipientView, Removed, Retried, Selector, State, Timestamp,
+    DeliveryView, DestinationView, GateView, MessageDetail, MessageView, RecipientView, Resumed, State,
+    SuspensionView, Timestamp, WhyDestination, WhyMessage,
 };
 
 use crate::config::{Config, Durability, read_token};
@@ -37,7 +42,7 @@ use crate::mail::id::MessageId;
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// What the control plane may ask of the server. A future that is not done within
-/// `limits::CONTROL_REPLY_WAIT` is dropped.
+/// `limits::CONTROL_REPLY_WAIT` is dropped, but for those of orders.
 pub trait Server: Send + Sync + 'static {
     /// Summed over workers.
     fn counters(&self) -> BoxFuture<Counters>;
@@ -47,10 +52,19 @@ pub trait Server: Send + Sync + 'static {
     fn list(&self, selector: Selector, limit: usize) -> BoxFuture<Vec<MessageView>>;
     /// One message in full; none if it is not in the spool (any more).
     fn show(&self, id: MessageId) -> BoxFuture<Option<MessageDetail>>;
-    /// Makes deferred mail of the domain (or all) due now; how many entries that touched.
-    fn retry(&self, domain: Option<Domain>) -> BoxFuture<u64>;
-    /// Ends a message without delivery and without a bounce; false if there is none of that id.
-    fn remove(&self, id: MessageId, reason: String) -> BoxFuture<bool>;
+    /// What holds each delivery of a message; none if it is not in the spool (any more).
+    fn why_message(&self, id: MessageId) -> BoxFuture<Option<WhyMessage>>;
+    /// What holds the mail of a destination.
+    fn why_destination(&self, domain: Domain) -> BoxFuture<WhyDestination>;
+    /// Carries out an order, however long that takes; what was changed is durable when it ends. The error
+    /// says what to do.
+    fn operate(&self, order: Order, progress: Arc<Progress>) -> BoxFuture<Result<(), String>>;
+    /// Holds back all mail of a destination, durably.
+    fn suspend(&self, domain: Domain, view: SuspensionView) -> BoxFuture<Result<(), String>>;
+    /// Ends that; false if it was not suspended.
+    fn resume(&self, domain: Domain, reason: String) -> BoxFuture<Result<bool, String>>;
+    /// The suspensions in force, by name.
+    fn suspensions(&self) -> Vec<SuspensionView>;
     /// Whether mail is being accepted: recovery has ended and no drain has begun.
     fn is_ready(&self) -> bool;
 }
@@ -108,7 +122,8 @@ pub fn start(config: ControlConfig, server: Arc<dyn Server>) -> anyhow::Result<C
         .enable_all()
         .build()
         .context("cannot start the runtime of the control thread")?;
-    let state = Arc::new(http::Context { config, server, started: Instant::now() });
+    let state =
+        Arc::new(http::Context { config, server, operations: Default::default(), started: Instant::now() });
     let thread = std::thread::Builder::new()
         .name("control".into())
         .spawn(move || {

@@ -70,12 +70,7 @@ impl Server for Fake {
         )
     }
     fn list(&self, selector: Selector, limit: usize) -> BoxFuture<Vec<MessageView>> {
-        let Selector { domain, sender, recipient, state, received_before } = selector;
-        let domain = domain.as_ref().map(Domain::as_str);
-        self.note(format!(
-            "list {domain:?} {sender:?} {recipient:?} {state:?} {} {limit}",
-            received_before.is_some()
-        ));
+        self.note(format!("list {selector} {limit}"));
         at_once(vec![message()])
     }
     fn show(&self, id: MessageId) -> BoxFuture<Option<MessageDetail>> {
@@ -83,13 +78,45 @@ impl Server for Fake {
             MessageDetail { message: message(), client: None, expires: None, recipient_list: vec![] };
         at_once((id == KNOWN).then_some(detail))
     }
-    fn retry(&self, domain: Option<Domain>) -> BoxFuture<u64> {
-        self.note(format!("retry {:?}", domain.as_ref().map(Domain::as_str)));
-        at_once(5)
+    fn why_message(&self, id: MessageId) -> BoxFuture<Option<WhyMessage>> {
+        at_once((id == KNOWN).then(|| WhyMessage { id, deliveries: vec![] }))
     }
-    fn remove(&self, id: MessageId, reason: String) -> BoxFuture<bool> {
-        self.note(format!("remove {reason}"));
-        at_once(id == KNOWN)
+    fn why_destination(&self, domain: Domain) -> BoxFuture<WhyDestination> {
+        at_once(WhyDestination {
+            destination: domain.to_string(),
+            held: 6,
+            queued: None,
+            suspension: None,
+            gates: vec![],
+        })
+    }
+    fn operate(&self, order: Order, progress: Arc<Progress>) -> BoxFuture<Result<(), String>> {
+        let to = order.to.as_ref().map(Domain::as_str).unwrap_or("nowhere");
+        self.note(format!(
+            "{} {} to {to}: {} {}",
+            order.act.as_str(),
+            order.selector,
+            order.reason,
+            order.dry_run
+        ));
+        Progress::add(&progress.changed, 7);
+        at_once(if order.selector.id == Some(KNOWN) { Err("it is on its way".into()) } else { Ok(()) })
+    }
+    fn suspend(&self, domain: Domain, view: SuspensionView) -> BoxFuture<Result<(), String>> {
+        self.note(format!("suspend {domain} {}: {}", view.until.is_some(), view.reason));
+        at_once(if domain.as_str() == "full.example" { Err("the disk is full".into()) } else { Ok(()) })
+    }
+    fn resume(&self, domain: Domain, reason: String) -> BoxFuture<Result<bool, String>> {
+        self.note(format!("resume {domain}: {reason}"));
+        at_once(Ok(true))
+    }
+    fn suspensions(&self) -> Vec<SuspensionView> {
+        vec![SuspensionView {
+            destination: "s.example".into(),
+            since: Timestamp(WallTime(0)),
+            until: None,
+            reason: "quiet".into(),
+        }]
     }
     fn is_ready(&self) -> bool {
         self.is_ready.load(Ordering::Relaxed)
@@ -139,24 +166,67 @@ fn the_local_socket_serves_every_route() {
         ("GET /api/v1/destinations?limit=0", 400, "limit: write a number from 1 to 10000", ""),
         ("GET /api/v1/destinations?limit=x", 400, "error", ""),
         ("GET /api/v1/destinations?limits=1", 400, "unknown field", ""),
-        ("GET /api/v1/queue", 200, "\"pending\":1", "list None None None None false 100"),
+        ("GET /api/v1/queue", 200, "\"pending\":1", "list all 100"),
         (
-            "GET /api/v1/queue?sender=&recipient=x@a.example&state=in-flight&older_than=2h&limit=9",
+            "GET /api/v1/queue?sender=&recipient=x@A.example&state=in-flight&limit=9",
             200,
             "4096",
-            "list None Some(\"\") Some(\"x@a.example\") Some(InFlight) true 9",
+            "list sender <>, recipient <x@a.example>, state in-flight 9",
         ),
         ("GET /api/v1/queue?state=lost", 400, "state: write one of ready, deferred", ""),
         ("GET /api/v1/queue?older_than=2", 400, "older_than: ", ""),
+        ("GET /api/v1/queue?domian=a.example", 400, "unknown field", ""),
         (&format!("GET {known}"), 200, "\"received\":\"1970-01-01T00:00:01Z\"", ""),
         (&format!("GET {unknown}"), 404, "no message", ""),
         ("GET /api/v1/messages/x", 400, "13 characters", ""),
-        (&format!("DELETE {known}?reason=a%0Ab"), 200, "\"removed\":true", "remove a\\x0ab"),
-        (&format!("DELETE {unknown}"), 404, "no message", "remove removed by an operator"),
-        ("POST /api/v1/retry", 400, "say what to retry", ""),
-        ("POST /api/v1/retry?all=true", 200, "\"retried\":5", "retry None"),
-        ("POST /api/v1/retry?all=true&domain=a", 400, "say what to retry", ""),
-        ("GET /api/v1/retry?all=true", 405, "wrong method", ""),
+        (
+            "POST /api/v1/queue/hold?domain=A.Example&reason=a%0Ab",
+            200,
+            "\"stage\":\"done\"",
+            "hold domain a.example to nowhere: a\\x0ab false",
+        ),
+        (
+            &format!("POST /api/v1/queue/fail?id={KNOWN}&dry_run=true"),
+            200,
+            "\"error\":\"it is on its way\"",
+            &format!("fail id {KNOWN} to nowhere: no reason given true"),
+        ),
+        (
+            "POST /api/v1/queue/move?all=true&to=b.example",
+            200,
+            "\"changed\":7",
+            "move all to b.example: no reason given false",
+        ),
+        ("POST /api/v1/queue/move?all=true", 400, "say where to move it", ""),
+        ("POST /api/v1/queue/hold?all=true&to=b.example", 400, "to goes with move only", ""),
+        ("POST /api/v1/queue/hold", 400, "say which messages", ""),
+        ("POST /api/v1/queue/hold?state=in-flight", 400, "only what is ready, deferred or held", ""),
+        ("POST /api/v1/queue/drop?all=true", 400, "write one of hold, release", ""),
+        ("GET /api/v1/queue/hold?all=true", 405, "wrong method", ""),
+        ("GET /api/v1/operations", 200, "\"operation\":3", ""),
+        ("GET /api/v1/operations/1", 200, "\"action\":\"hold\"", ""),
+        ("GET /api/v1/operations/4", 404, "no operation 4", ""),
+        ("GET /api/v1/operations/x", 400, "a number", ""),
+        (
+            "POST /api/v1/destinations/A.Example/suspend?for=2h&reason=rest",
+            200,
+            "\"destination\":\"a.example\"",
+            "suspend a.example true: rest",
+        ),
+        (
+            "POST /api/v1/destinations/full.example/suspend",
+            503,
+            "the disk is full",
+            "suspend full.example false: no reason given",
+        ),
+        ("POST /api/v1/destinations/a.example/suspend?for=2", 400, "for: ", ""),
+        ("POST /api/v1/destinations/a..b/suspend", 400, "domain: ", ""),
+        ("POST /api/v1/destinations/a.example/resume", 200, "true", "resume a.example: no reason given"),
+        ("GET /api/v1/suspensions", 200, "\"reason\":\"quiet\"", ""),
+        (&format!("GET /api/v1/why/{KNOWN}"), 200, "\"deliveries\":[]", ""),
+        (&format!("GET /api/v1/why/{}", MessageId(78)), 404, "no message", ""),
+        ("GET /api/v1/why/A.Example", 200, "\"held\":6", ""),
+        ("GET /api/v1/why/a..b", 400, "domain: ", ""),
         ("GET /nowhere", 404, "no such path", ""),
     ] {
         let (got, body) = local(spool.path(), request);
@@ -177,14 +247,8 @@ fn domains_are_normalised() {
     let _handle = start(config(spool.path(), None, None), fake.clone()).expect("started");
     for (request, status, part, asked) in [
         ("GET /api/v1/destinations?domain=B.Example", 200, "b.example", "destinations 10000"),
-        (
-            "GET /api/v1/queue?domain=A.Example",
-            200,
-            "4096",
-            "list Some(\"a.example\") None None None false 100",
-        ),
+        ("GET /api/v1/queue?domain=A.Example", 200, "4096", "list domain a.example 100"),
         ("GET /api/v1/queue?domain=a..b", 400, "domain: ", ""),
-        ("POST /api/v1/retry?domain=A.Example", 200, "5", "retry Some(\"a.example\")"),
     ] {
         let (got, body) = local(spool.path(), request);
         assert!(

@@ -1,4 +1,4 @@
-//! What the control plane shows of the queue, and how a part of it is selected.
+//! What the control plane shows of the queue.
 //!
 //! Owns: the JSON of the API and of `--json`. Promises: field names stay; texts from outside were
 //! cleaned before they came here (`mail::text`). Must not: read the spool or ask the scheduler.
@@ -11,7 +11,6 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::clock::WallTime;
-use crate::mail::address::Domain;
 use crate::mail::id::MessageId;
 
 /// A time as RFC 3339 text, UTC.
@@ -71,23 +70,32 @@ pub enum State {
     InFlight,
     /// For an operator.
     Held,
+    /// For its bounce: an operator returns it.
+    Failing,
     /// For nothing: delivered.
     Delivered,
     /// For nothing: given up.
     Failed,
     /// For nothing: removed by an operator.
     Removed,
+    /// For nothing: the disk damaged it.
+    Quarantined,
+    /// For nothing; how it ended is not on record.
+    Finished,
 }
 
 impl State {
-    const ALL: [State; 7] = [
+    const ALL: [State; 10] = [
         State::Ready,
         State::Deferred,
         State::InFlight,
         State::Held,
+        State::Failing,
         State::Delivered,
         State::Failed,
         State::Removed,
+        State::Quarantined,
+        State::Finished,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -96,9 +104,12 @@ impl State {
             State::Deferred => "deferred",
             State::InFlight => "in-flight",
             State::Held => "held",
+            State::Failing => "failing",
             State::Delivered => "delivered",
             State::Failed => "failed",
             State::Removed => "removed",
+            State::Quarantined => "quarantined",
+            State::Finished => "finished",
         }
     }
 }
@@ -154,6 +165,8 @@ pub struct RecipientView {
     pub next_attempt: Option<Timestamp>,
     /// The last answer about it, a peer's or one made here.
     pub last_reply: Option<String>,
+    /// Of the operator who holds, fails or has moved it.
+    pub reason: Option<String>,
 }
 
 /// One message in full.
@@ -168,31 +181,65 @@ pub struct MessageDetail {
     pub recipient_list: Vec<RecipientView>,
 }
 
-/// Answer of a retry: entries made due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retried {
-    pub retried: u64,
+/// A destination that an operator has suspended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuspensionView {
+    pub destination: String,
+    pub since: Timestamp,
+    /// It ends then by itself.
+    pub until: Option<Timestamp>,
+    pub reason: String,
 }
 
-/// Answer of a removal.
+/// Answer of a resumption: whether it was suspended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
-    pub removed: bool,
+pub struct Resumed {
+    pub resumed: bool,
 }
 
-/// Which messages: those that fit everything that is set.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selector {
-    /// At least one unfinished recipient in this domain.
-    pub domain: Option<Domain>,
-    /// Exactly this reverse-path; empty: the null one.
-    pub sender: Option<String>,
-    /// Exactly this recipient, unfinished.
-    pub recipient: Option<String>,
-    /// In this state.
-    pub state: Option<State>,
-    /// Received before this time.
-    pub received_before: Option<WallTime>,
+/// One thing that holds mail back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateView {
+    /// What kind: retry, message-rate, connections, suspended, held, …
+    pub gate: String,
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+    /// In words.
+    pub detail: String,
+    /// An operator's, where one did it.
+    pub reason: Option<String>,
+}
+
+/// One recipient of a message and what holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliveryView {
+    pub recipient: String,
+    /// The destination it waits for.
+    pub destination: String,
+    pub state: State,
+    pub attempts: u32,
+    pub last_reply: Option<String>,
+    pub gates: Vec<GateView>,
+}
+
+/// Why a message is not moving.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyMessage {
+    #[serde(with = "id_text")]
+    pub id: MessageId,
+    pub deliveries: Vec<DeliveryView>,
+}
+
+/// Why mail for a destination is not moving.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WhyDestination {
+    pub destination: String,
+    /// Deliveries that operators hold.
+    pub held: u64,
+    /// None: nothing waits there, and nothing is known of it.
+    pub queued: Option<DestinationView>,
+    pub suspension: Option<SuspensionView>,
+    pub gates: Vec<GateView>,
 }
 
 #[cfg(test)]

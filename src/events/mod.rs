@@ -84,6 +84,37 @@ pub enum Event {
         #[serde(serialize_with = "as_optional_text")]
         bounce: Option<MessageId>,
     },
+    /// An operator changed what becomes of some of its recipients: `action` is hold, release, retry, fail
+    /// or move (then `to` says where).
+    Changed {
+        #[serde(serialize_with = "as_text")]
+        id: MessageId,
+        action: &'static str,
+        destination: String,
+        to: Option<String>,
+        recipients: u32,
+        reason: String,
+    },
+    /// An operator's order has ended. Counts are of deliveries: a message to one destination.
+    Operator {
+        action: &'static str,
+        selector: String,
+        to: Option<String>,
+        reason: String,
+        matched: u64,
+        changed: u64,
+        in_flight: u64,
+        error: Option<String>,
+    },
+    /// An operator suspended a destination.
+    Suspended {
+        destination: String,
+        #[serde(serialize_with = "json::optional_time")]
+        until: Option<WallTime>,
+        reason: String,
+    },
+    /// An operator ended the suspension of a destination.
+    Resumed { destination: String, reason: String },
     /// What is asked of a destination has changed by itself, for what it answered: so many connections and
     /// messages in an hour at most, or nothing until then; neither: back at its limits.
     Adapted {

@@ -29,6 +29,10 @@ impl MessageId {
         let stamp = now.0.saturating_sub(EPOCH_US).max(floor);
         MessageId((stamp << LOG_BITS) | u64::from(log))
     }
+    /// When it was accepted, or a moment later where several were at once.
+    pub fn received_at(self) -> WallTime {
+        WallTime((self.0 >> LOG_BITS) + EPOCH_US)
+    }
     /// The log that holds the message.
     pub fn log(self) -> u16 {
         (self.0 & ((1 << LOG_BITS) - 1)) as u16

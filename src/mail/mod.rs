@@ -13,3 +13,4 @@ pub mod senders;
 pub mod submission;
 pub mod text;
 pub mod trace;
+pub mod xtext;

@@ -95,7 +95,7 @@ impl Shard {
         true
     }
 
-    fn pop_deferred(&mut self, id: u32) -> Option<u32> {
+    pub(super) fn pop_deferred(&mut self, id: u32) -> Option<u32> {
         let entry = self.destinations.slab[id as usize].deferred.pop_any(&mut self.entries)?;
         self.stats.deferred -= 1;
         Some(entry)

@@ -120,17 +120,14 @@ impl Shard {
         may
     }
 
-    /// Forgets `entry` if it waits for its end. O(n) of those.
-    pub(super) fn forget_ending(&mut self, entry: super::Entry) {
+    /// Takes `entry` out if it waits for its end. O(n) of those.
+    pub(super) fn unlink_ending(&mut self, entry: super::Entry) -> Option<u32> {
         let Endings { expired, failed, .. } = &mut self.endings;
-        let found = [expired, failed].into_iter().find_map(|chain| {
+        [expired, failed].into_iter().find_map(|chain| {
             let (before, id) = self.entries.find(chain.head, entry)?;
             chain.remove(&mut self.entries, before, id);
             Some(id)
-        });
-        if let Some(id) = found {
-            self.drop_entry(id);
-        }
+        })
     }
 
     /// Tells that an entry is late, once, when it is first looked at after the policy's time.

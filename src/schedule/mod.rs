@@ -12,7 +12,7 @@
 //!   that concerns many entries is done in batches ([`limits::SCHEDULE_BATCH`](crate::limits)), the
 //!   rest when the timer comes, which [`Shard::next_timer`] then wants at once. What is walked is the
 //!   homes that have mail for one destination; and, rarely, the queue of one destination
-//!   ([`Event::Forget`]) or the table of them ([`Shard::destinations`]).
+//!   ([`Event::Take`]) or the table of them ([`Shard::destinations`]).
 //! - An entry is 24 bytes; every entry is ready, deferred or held by exactly one connection.
 //! - A destination never has more than `destination_connections` slots in use, a home never more
 //!   than `connections_per_home`, each counted from Connect until Closed.
@@ -51,6 +51,7 @@ mod shard;
 #[cfg(test)]
 mod sim;
 mod slots;
+mod take;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -69,6 +70,7 @@ pub use explain::{Explanation, Gate, GateKind};
 pub use policy::{ByName, Limits, Policies, Policy, PolicyId, Rate, StreamPolicy};
 pub use rules::{Reaction, Rule, RuleSet, Verdict};
 pub use shard::{Shard, shard_of};
+pub use take::{Take, Waiting};
 
 /// A stream of mail (a tenant, a campaign) as the scheduler knows it: the caller gives names numbers. One
 /// bit of it says whether the mail is urgent (transactional) and goes before what is not.
@@ -165,8 +167,9 @@ pub enum Event<'a> {
     /// Operator: make all deferred mail of the destination (or of all) due now and end its backoff. A
     /// destination that was failing is probed with one connection first.
     Retry { destination: Option<&'a Domain> },
-    /// The message was removed, or is held: forget this entry wherever it waits (no-op when in flight).
-    Forget { entry: Entry, destination: &'a Domain },
+    /// Operator: give up these entries of the destination, each with `Action::Taken`. What a connection has
+    /// stays.
+    Take { destination: &'a Domain, which: Take<'a>, tag: u32 },
     /// Operator: the destination gets no connection and no mail until `until` (None: until Resume). Its
     /// connections are closed when what they hold is accounted for. Kept while the destination has no
     /// mail. `max_age` goes on.
@@ -175,6 +178,8 @@ pub enum Event<'a> {
     Resume { destination: &'a Domain },
     /// New policies and limits, in force from here on; every destination's policy is found anew.
     Policies(Arc<Policies>),
+    /// More is known of the destination: its policy is found anew.
+    Learnt { destination: &'a Domain },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,6 +199,8 @@ pub enum Action {
     Delayed { entry: Entry },
     /// The destination cannot take mail, ever (from ConnectFailed permanent).
     Fail { entry: Entry },
+    /// Given up to `Event::Take` of that tag: the home answers for it.
+    Taken { entry: Entry, tag: u32, waiting: Waiting },
     /// What is asked of the destination has changed by itself, for what it answered. For the record.
     Adapted { destination: Domain, change: Adaptation },
 }

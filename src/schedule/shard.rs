@@ -21,7 +21,7 @@ use super::retry::{Retry, ceil_secs, floor_secs};
 use super::throttle::Throttles;
 use super::timers::{NEVER, Timers};
 use super::wheel::NIL;
-use super::{Action, DestinationStats, Entry, Event, ShardConfig, ShardStats};
+use super::{Action, DestinationStats, Event, ShardConfig, ShardStats};
 use crate::clock::WallTime;
 use crate::limits;
 use crate::mail::address::Domain;
@@ -124,7 +124,7 @@ impl Shard {
             Event::Closed { conn } => self.closed(conn, actions),
             Event::Timer => self.timer(actions),
             Event::Retry { destination } => self.retry(destination, actions),
-            Event::Forget { entry, destination } => self.forget(entry, destination, actions),
+            Event::Take { destination, which, tag } => self.take(destination, which, tag, actions),
             Event::Suspend { destination, until } => {
                 let id = self.find_or_add(destination);
                 self.suspend(id, until, actions);
@@ -132,6 +132,11 @@ impl Shard {
             Event::Resume { destination } => {
                 if let Some(id) = self.destinations.find(destination) {
                     self.resume(id, actions);
+                }
+            }
+            Event::Learnt { destination } => {
+                if let Some(id) = self.destinations.find(destination) {
+                    self.find_policy(id, actions);
                 }
             }
             Event::Policies(policies) => {
@@ -314,34 +319,6 @@ impl Shard {
         destination.hold_until = 0;
         self.stop_deferring(id);
         self.list(id);
-    }
-
-    fn forget(&mut self, entry: Entry, name: &Domain, actions: &mut Vec<Action>) {
-        let Some(destination) = self.destinations.find(name) else {
-            self.forget_ending(entry);
-            return;
-        };
-        if let Some(id) =
-            self.destinations.slab[destination as usize].deferred.remove(&mut self.entries, entry)
-        {
-            self.stats.deferred -= 1;
-            self.drop_entry(id);
-            return self.tidy(destination);
-        }
-        let found = self.destinations.lanes_of(destination).find_map(|id| {
-            let lane = &self.destinations.lanes[id as usize];
-            let (before, at) = lane.ready.heads().find_map(|head| self.entries.find(head, entry))?;
-            Some((id, before, at))
-        });
-        let Some((lane, before, id)) = found else {
-            self.forget_ending(entry);
-            return;
-        };
-        self.remove_ready(lane, before, id);
-        self.drop_entry(id);
-        self.seek(lane, actions);
-        self.tidy_lane(lane);
-        self.tidy(destination);
     }
 
     /// Takes `id`, which follows `before`, out of a lane's queue.

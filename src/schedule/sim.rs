@@ -102,6 +102,8 @@ struct World {
     /// Connections as the receiver counts them.
     at_destination: Vec<u32>,
     at_home: Vec<usize>,
+    /// What the shard has given up and gets again.
+    taken: Vec<(Entry, Waiting)>,
     /// Slot of the last entry handed out in order, by destination, home and stream.
     last: BTreeMap<(usize, u8, StreamId), u32>,
     /// When messages were handed out, by destination.
@@ -150,6 +152,7 @@ impl World {
             messages: BTreeMap::new(),
             at_destination: vec![0; destinations],
             at_home: vec![0; config.homes.into()],
+            taken: Vec::new(),
             last: BTreeMap::new(),
             sent: BTreeMap::new(),
             warned: BTreeSet::new(),
@@ -252,7 +255,7 @@ impl World {
         self.plan(after, Happening::Arrive);
     }
 
-    /// Now and then: a retry of one or all, and a message forgotten.
+    /// Now and then: a retry of one or all, a message removed, and some taken and queued again.
     fn operate(&mut self) {
         if self.arrivals_left == 0 {
             return;
@@ -266,7 +269,22 @@ impl World {
             if message.whereabouts == Whereabouts::Waiting {
                 message.whereabouts = Whereabouts::Done;
             }
-            self.tell(Event::Forget { entry, destination: &name });
+            self.tell(Event::Take { destination: &name, which: Take::These(&[entry]), tag: 1 });
+        }
+        let at = self.rng.below(self.names.len() as u64) as usize;
+        let name = self.names[at].clone();
+        let most = self.rng.below(40) as usize;
+        let (ready, deferred) = (self.chance(70), self.chance(70));
+        let stream = self.chance(30).then(|| self.rng.below(3) as u16);
+        self.tell(Event::Take {
+            destination: &name,
+            which: Take::Some { ready, deferred, stream, most },
+            tag: 2,
+        });
+        for (entry, waiting) in std::mem::take(&mut self.taken) {
+            let Waiting { recipients, attempts, stream, received_at, due } = waiting;
+            let destination = &name;
+            self.tell(Event::Enqueue { destination, entry, stream, recipients, attempts, received_at, due });
         }
         let after = self.rng.below(3600 * SECOND);
         self.plan(after, Happening::Operator);
@@ -432,6 +450,13 @@ impl World {
                 assert!(held || self.now <= latest, "not much later");
                 self.move_to(entry, Whereabouts::Done);
                 self.done[1] += 1;
+            }
+            Action::Taken { entry, tag: 1, .. } => {
+                assert_eq!(self.messages[&entry].whereabouts, Whereabouts::Done);
+            }
+            Action::Taken { entry, waiting, .. } => {
+                self.move_to(entry, Whereabouts::Waiting);
+                self.taken.push((entry, waiting));
             }
             Action::Delayed { entry } => {
                 let warning = self.config.policy.delay_warning.expect("it is ordered");

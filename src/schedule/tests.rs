@@ -371,7 +371,7 @@ fn retry_ends_a_backoff_with_one_probe() {
 }
 
 #[test]
-fn forget_finds_an_entry_wherever_it_waits() {
+fn take_finds_an_entry_wherever_it_waits() {
     let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let a = domain("a.test");
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
@@ -380,11 +380,83 @@ fn forget_finds_an_entry_wherever_it_waits() {
     bench.enqueue("a.test", 1, 4);
     bench.enqueue_due("a.test", 0, 5, START + 60);
     for (home, slot, left) in [(0, 2, 3), (1, 4, 2), (0, 5, 1), (0, 77, 1), (0, 0, 1)] {
-        bench.handle(Event::Forget { entry: entry(home, slot), destination: &a });
+        let wanted = entry(home, slot);
+        let before = bench.shard.stats();
+        let actions = bench.handle(Event::Take { destination: &a, which: Take::These(&[wanted]), tag: 9 });
+        let taken =
+            actions.iter().any(|a| matches!(a, Action::Taken { entry, tag: 9, .. } if *entry == wanted));
+        assert_eq!(taken, before.ready + before.deferred > left, "{home}/{slot}");
         let stats = bench.shard.stats();
         assert_eq!(stats.ready + stats.deferred, left, "after {home}/{slot}");
     }
     assert_eq!(bench.shard.stats().in_flight, 2, "what is in flight stays");
+}
+
+#[test]
+fn take_gives_up_some_or_these_and_says_how_they_stood() {
+    let waiting = |due: u64| Waiting {
+        recipients: 1,
+        attempts: 0,
+        stream: StreamId::default(),
+        received_at: WallTime::from_secs(START),
+        due: WallTime::from_secs(due),
+    };
+    let taken = |actions: Vec<Action>| -> Vec<(u32, Waiting)> {
+        let of = |action| match action {
+            Action::Taken { entry, waiting, .. } => Some((entry.slot, waiting)),
+            _ => None,
+        };
+        actions.into_iter().filter_map(of).collect()
+    };
+    let a = domain("a.test");
+    let some = |ready, deferred, most| Take::Some { ready, deferred, stream: None, most };
+    let of = |number, most| Take::Some { ready: true, deferred: true, stream: Some(number), most };
+    let these = [2, 13, 77, 14].map(|slot| entry(0, slot));
+    for (which, slots) in [
+        (some(true, true, 99), vec![0, 1, 2, 10, 11, 12, 13, 14, 20, 21]),
+        (some(true, true, 2), vec![0, 20]),
+        (some(true, false, 9), vec![0, 1, 2, 20]),
+        (some(false, true, 9), vec![10, 11, 12, 13, 14, 21]),
+        (some(false, false, 9), vec![]),
+        (of(0, 2), vec![0, 1]),
+        (of(0, 9), vec![0, 1, 2, 10, 11, 12, 13, 14]),
+        (of(7, 9), vec![20, 21]),
+        (of(8, 9), vec![]),
+        (Take::These(&these), vec![2, 13, 14]),
+        (Take::These(&[]), vec![]),
+    ] {
+        let mut bench = Bench::new(|_| ());
+        (0..3).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
+        (10..15).for_each(|slot| drop(bench.enqueue_due("a.test", 0, slot, START + u64::from(slot))));
+        bench.enqueue("b.test", 0, 77);
+        for (slot, stream, due) in [(20, StreamId::urgent(7), START), (21, StreamId::new(7), START + 9)] {
+            let (received_at, due) = (bench.now, WallTime::from_secs(due));
+            let (destination, entry) = (&a, entry(0, slot));
+            bench.handle(Event::Enqueue {
+                destination,
+                entry,
+                stream,
+                recipients: 1,
+                attempts: 0,
+                received_at,
+                due,
+            });
+        }
+        let mut found = taken(bench.handle(Event::Take { destination: &a, which, tag: 0 }));
+        found.sort_unstable_by_key(|t| t.0);
+        assert_eq!(found.iter().map(|t| t.0).collect::<Vec<_>>(), slots, "{which:?}");
+        for (slot, known) in &found {
+            if (10..20).contains(slot) {
+                assert_eq!(*known, waiting(START + u64::from(*slot)), "{which:?}");
+            }
+        }
+        let left = bench.shard.stats();
+        assert_eq!(left.ready + left.deferred, 11 - slots.len() as u64, "{which:?}");
+        // What was left is delivered in its order.
+        let rest = taken(bench.handle(Event::Take { destination: &a, which: some(true, false, 99), tag: 0 }));
+        let rest: Vec<u32> = rest.into_iter().map(|t| t.0).filter(|slot| *slot < 20).collect();
+        assert!(rest.is_sorted(), "{which:?}: {rest:?}");
+    }
 }
 
 #[test]

@@ -371,6 +371,16 @@ impl Shard {
         }
     }
 
+    /// Finds the policy of one destination anew.
+    pub(super) fn find_policy(&mut self, id: u32, actions: &mut Vec<Action>) {
+        let destination = &mut self.destinations.slab[id as usize];
+        destination.policy = self.policies.of(&destination.name);
+        self.apply_policy(id);
+        self.seek_all(id, actions);
+        self.rearm(id);
+        self.tidy(id);
+    }
+
     /// Goes on with finding policies anew after they have changed.
     pub(super) fn find_policies(&mut self, actions: &mut Vec<Action>) {
         let Some(mut place) = self.policies_from else { return };
@@ -379,13 +389,8 @@ impl Shard {
                 self.policies_from = None;
                 return;
             }
-            if let Some(destination) = self.destinations.slab.get(place) {
-                let policy = self.policies.of(&destination.name);
-                self.destinations.slab[place].policy = policy;
-                self.apply_policy(place as u32);
-                self.seek_all(place as u32, actions);
-                self.rearm(place as u32);
-                self.tidy(place as u32);
+            if self.destinations.slab.contains(place) {
+                self.find_policy(place as u32, actions);
             }
             place += 1;
         }

@@ -3,6 +3,7 @@
 //! Owns: the part of [`Log`] that turns values into frames. Promises: what is refused has changed
 //! nothing, and small messages cost one copy and no allocation. Must not: decide when a group is closed
 //! beyond "it is full".
+use super::change;
 use super::checksum::Key;
 use super::format::{
     FRAGMENT_FIXED_BYTES, FRAGMENT_HEADROOM, FRAGMENT_TAILROOM, FRAME_ALIGN, FRAME_HEADER_BYTES,
@@ -16,9 +17,11 @@ use super::outcome::{self, Recorded};
 use super::record::{EnvelopeSource, NewCommit};
 use super::segments::Class;
 use super::{
-    Buffer, FragmentRef, GroupResult, GroupSeq, MessageId, NewMessage, Outcome, Place, RecipientState,
-    Refusal, Reports, Slot, WallTime,
+    Buffer, End, FragmentRef, GroupResult, GroupSeq, MessageId, NewMessage, Outcome, Place, RecipientState,
+    Refusal, Reports, Slot, Standing, WallTime,
 };
+use std::sync::Arc;
+
 use crate::limits;
 
 /// A frame that was laid into the open group.
@@ -129,6 +132,34 @@ impl<B: Buffer> Log<B> {
         self.record(slot, outcomes.iter().map(|(r, o)| (*r, Recorded::Outcome(o))), now)
     }
 
+    /// Records what an operator has decided of pending recipients of a live message. Uses the reserve.
+    /// `NoRoom` also if the message has had more such decisions than one record can carry on
+    /// (`limits::STANDING_BYTES`).
+    pub fn append_change(
+        &mut self,
+        slot: Slot,
+        recipients: &[u16],
+        mut standing: Standing,
+        now: WallTime,
+    ) -> Result<GroupSeq, Refusal> {
+        self.ready()?;
+        self.now = self.now.max(now);
+        // Later than every change before it, or a replay could not tell.
+        standing.at = self.now;
+        self.now = WallTime(self.now.0 + 1);
+        let Some(message) = self.live.get(slot) else { return Err(Refusal::NoRoom) };
+        let bytes = change::encoded_bytes(recipients.len(), &standing);
+        if self.live.standing_bytes(slot) + bytes > limits::STANDING_BYTES {
+            return Err(Refusal::NoRoom);
+        }
+        self.reserve(FRAME_HEADER_BYTES + bytes, Class::Reserved)?;
+        let written = self.write_frame(FrameKind::Change, message.id, bytes, |payload| {
+            change::encode(recipients.iter().copied(), &standing, payload);
+        });
+        self.live.change(slot, recipients, &Arc::new(standing));
+        Ok(written.group)
+    }
+
     /// Records that the message cannot be read back: terminal for every recipient that is pending.
     pub fn quarantine(&mut self, slot: Slot, now: WallTime) -> Result<GroupSeq, Refusal> {
         self.ready()?;
@@ -188,7 +219,7 @@ impl<B: Buffer> Log<B> {
         let Some(slot) = self.live.find(id) else { return };
         let mut done = false;
         for &recipient in recipients {
-            done = self.live.apply(slot, recipient, RecipientState::Done);
+            done = self.live.apply(slot, recipient, RecipientState::Done(End::Failed));
         }
         if done {
             self.note(Note::Final { slot, id });

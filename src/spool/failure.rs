@@ -2,7 +2,7 @@
 //!
 //! Owns: giving up incomplete groups, and the queue of what must be written again. Promises: a failure
 //! is final for every group that was incomplete; mail in them is refused for good (an abort record keeps
-//! recovery from resurrecting it), while outcomes, aborts and DSNs in them are written again in a new
+//! recovery from resurrecting it), while outcomes, operator changes, aborts and DSNs in them are written again in a new
 //! segment whose header names and closes the old one. Must not: write again to a segment that failed.
 use std::collections::VecDeque;
 
@@ -160,7 +160,7 @@ impl<B: Buffer> Log<B> {
     fn keep(&mut self, frame: Frame<'_>, generation: Generation, seq: GroupSeq) {
         let id = MessageId(frame.id);
         let wanted = match FrameKind::of(frame.kind) {
-            Some(FrameKind::Outcome | FrameKind::Abort) => true,
+            Some(FrameKind::Outcome | FrameKind::Change | FrameKind::Abort) => true,
             // Refused messages are not in the table any more, and copies are made again from the old
             // place: what is left are DSNs.
             Some(FrameKind::Commit) => {

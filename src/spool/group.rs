@@ -18,6 +18,7 @@ pub(super) enum FrameKind {
     Fragment = 2,
     Abort = 3,
     Outcome = 4,
+    Change = 5,
 }
 
 impl FrameKind {
@@ -27,6 +28,7 @@ impl FrameKind {
             2 => Some(FrameKind::Fragment),
             3 => Some(FrameKind::Abort),
             4 => Some(FrameKind::Outcome),
+            5 => Some(FrameKind::Change),
             _ => None,
         }
     }

@@ -6,10 +6,12 @@
 //! segment are found without looking at the rest. Must not: hold envelopes, replies or bodies; those are
 //! in the log.
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use super::{FragmentRef, Generation, Place, RecipientState, Slot};
+use super::change::{self, Standings};
+use super::{End, FragmentRef, Generation, Place, RecipientState, Slot, Standing};
 use crate::clock::WallTime;
 use crate::limits;
 use crate::mail::id::MessageId;
@@ -84,7 +86,7 @@ const NO_RECORD: Record = Record {
 struct StateOf {
     due: u32,
     attempts: u8,
-    done: bool,
+    done: Option<End>,
 }
 
 #[derive(Clone, Debug)]
@@ -138,9 +140,15 @@ pub struct LiveTable {
     lists: HashMap<Generation, List, FixedState>,
     several: HashMap<Slot, Several, FixedState>,
     fragments: HashMap<Slot, Box<[FragmentRef]>, FixedState>,
+    /// Messages of which an operator has decided something.
+    standings: HashMap<Slot, Standings, FixedState>,
 }
 
 impl LiveTable {
+    /// Every slot in use is below this.
+    pub fn slots(&self) -> Slot {
+        self.records.len() as Slot
+    }
     /// Live messages.
     pub fn len(&self) -> usize {
         self.len
@@ -174,14 +182,50 @@ impl LiveTable {
         let state = match self.several.get(&slot) {
             Some(several) => *several.states.get(usize::from(recipient))?,
             None if recipient == 0 => {
-                StateOf { due: record.due, attempts: record.attempts, done: record.flags & DONE != 0 }
+                StateOf {
+                    due: record.due,
+                    attempts: record.attempts,
+                    // Its message goes as soon as that is durable: nobody is left to tell how it ended.
+                    done: (record.flags & DONE != 0).then_some(End::Unknown),
+                }
             }
             None => return None,
         };
         Some(match state {
-            StateOf { done: true, .. } => RecipientState::Done,
+            StateOf { done: Some(end), .. } => RecipientState::Done(end),
             StateOf { due, attempts, .. } => RecipientState::Pending { attempts, next: wall_time(due) },
         })
+    }
+    /// What an operator has decided of a recipient; none if nothing differs from the usual.
+    pub fn standing(&self, slot: Slot, recipient: u16) -> Option<&Arc<Standing>> {
+        let standings = self.standings.get(&slot)?;
+        let at = standings.binary_search_by_key(&recipient, |(r, _)| *r).ok()?;
+        Some(&standings[at].1)
+    }
+    /// The messages of which an operator has decided something.
+    pub fn changed(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.standings.keys().copied()
+    }
+    pub(super) fn standings_of(&self, slot: Slot) -> Option<&Standings> {
+        self.standings.get(&slot)
+    }
+    /// What the decisions on a message take in a copy of it.
+    pub(super) fn standing_bytes(&self, slot: Slot) -> usize {
+        let Some(standings) = self.standings.get(&slot) else { return 0 };
+        change::grouped(standings).iter().map(|(s, r)| change::encoded_bytes(r.len(), s)).sum()
+    }
+    pub(super) fn change(&mut self, slot: Slot, recipients: &[u16], standing: &Arc<Standing>) {
+        if self.record(slot).is_none() {
+            return;
+        }
+        let known = self.standings.entry(slot).or_default();
+        change::apply(known, recipients, standing);
+        if known.iter().any(|(_, s)| s.is_usual()) {
+            *known = std::mem::take(known).into_iter().filter(|(_, s)| !s.is_usual()).collect();
+        }
+        if known.is_empty() {
+            self.standings.remove(&slot);
+        }
     }
     /// Every live message, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = LiveMessage> + '_ {
@@ -247,7 +291,7 @@ impl LiveTable {
         let slot = self.take_free();
         if new.recipients != 1 {
             flags |= SEVERAL;
-            let fresh = StateOf { due: 0, attempts: 0, done: false };
+            let fresh = StateOf { due: 0, attempts: 0, done: None };
             let states = vec![fresh; new.recipients as usize].into_boxed_slice();
             self.several.insert(slot, Several { pending: new.recipients, states });
         }
@@ -266,6 +310,9 @@ impl LiveTable {
         self.index.remove(slot, &self.records);
         if flags & SEVERAL != 0 {
             self.several.remove(&slot);
+        }
+        if !self.standings.is_empty() {
+            self.standings.remove(&slot);
         }
         self.len -= 1;
         let next = self.free.unwrap_or(NONE);
@@ -301,7 +348,7 @@ impl LiveTable {
         if record.flags & SEVERAL == 0 {
             match state {
                 _ if recipient != 0 || record.flags & DONE != 0 => {}
-                RecipientState::Done => record.flags |= DONE,
+                RecipientState::Done(_) => record.flags |= DONE,
                 RecipientState::Pending { attempts, next } => {
                     (record.attempts, record.due) = (attempts, due(next));
                 }
@@ -309,10 +356,10 @@ impl LiveTable {
             return record.flags & DONE != 0;
         }
         let several = self.several.get_mut(&slot).expect("the flag says so");
-        if let Some(own) = several.states.get_mut(usize::from(recipient)).filter(|s| !s.done) {
+        if let Some(own) = several.states.get_mut(usize::from(recipient)).filter(|s| s.done.is_none()) {
             match state {
-                RecipientState::Done => {
-                    own.done = true;
+                RecipientState::Done(end) => {
+                    own.done = Some(end);
                     several.pending -= 1;
                 }
                 RecipientState::Pending { attempts, next } => {
@@ -537,13 +584,15 @@ mod tests {
             assert!(!table.apply(slot, 0, pending));
             assert_eq!(table.state(slot, 0), Some(pending));
         }
-        assert!(table.apply(one, 0, RecipientState::Done));
+        assert!(table.apply(one, 0, RecipientState::Done(End::Delivered)));
         assert!(table.apply(one, 0, pending), "terminal states absorb");
-        assert!(!table.apply(three, 0, RecipientState::Done));
-        assert!(!table.apply(three, 0, RecipientState::Done));
-        assert!(!table.apply(three, 9, RecipientState::Done), "no such recipient");
-        assert!(!table.apply(three, 2, RecipientState::Done));
-        assert!(table.apply(three, 1, RecipientState::Done));
+        assert!(!table.apply(three, 0, RecipientState::Done(End::Delivered)));
+        assert!(!table.apply(three, 0, RecipientState::Done(End::Delivered)));
+        assert!(!table.apply(three, 9, RecipientState::Done(End::Removed)), "no such recipient");
+        assert!(!table.apply(three, 2, RecipientState::Done(End::Delivered)));
+        assert!(table.apply(three, 1, RecipientState::Done(End::Failed)));
+        let ends = [0, 1].map(|r| table.state(three, r));
+        assert_eq!(ends, [End::Delivered, End::Failed].map(|end| Some(RecipientState::Done(end))));
         assert_eq!(table.get(three).map(|m| (m.recipients, m.pending)), Some((3, 0)));
     }
 }

@@ -15,6 +15,7 @@
 //! How the edge drives it: lend buffers, append, call [`Log::end_turn`], carry out every [`Intent`] of
 //! [`Log::next_intent`] and answer it, then read [`Log::take_results`]. Nothing here waits.
 mod append;
+mod change;
 mod checksum;
 mod envelope;
 mod failure;
@@ -40,7 +41,10 @@ pub use reader::{Extent, Hold, ReadError, ReadPlan, StoredMessage, decode_messag
 pub use recovery::{Damage, Finding, RecoveredLog, RecoveryError, SegmentSource, recover};
 pub use stats::LogStats;
 
+use std::sync::Arc;
+
 use crate::clock::WallTime;
+use crate::mail::address::Domain;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
@@ -180,5 +184,53 @@ pub struct RecoveredMessage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecipientState {
     Pending { attempts: u8, next: WallTime },
-    Done,
+    Done(End),
+}
+
+/// How a recipient has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A log of an earlier version does not say.
+    Unknown,
+    Delivered,
+    Failed,
+    Removed,
+    /// The disk damaged the message.
+    Quarantined,
+}
+
+/// What an operator wants done with a pending recipient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mark {
+    /// The usual.
+    #[default]
+    None,
+    /// It is not delivered until it is released.
+    Held,
+    /// It is to be returned to its sender; the bounce is on its way.
+    Failing,
+}
+
+/// What an operator has decided of a pending recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub mark: Mark,
+    /// It is delivered as mail for this domain is.
+    pub destination: Option<Domain>,
+    /// When that was decided.
+    pub at: WallTime,
+    pub reason: Arc<str>,
+}
+
+impl Default for Standing {
+    fn default() -> Standing {
+        Standing { mark: Mark::None, destination: None, at: WallTime(0), reason: "".into() }
+    }
+}
+
+impl Standing {
+    /// Nothing differs from mail that no operator has touched.
+    pub fn is_usual(&self) -> bool {
+        self.mark == Mark::None && self.destination.is_none()
+    }
 }

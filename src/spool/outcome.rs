@@ -5,7 +5,7 @@
 //! record twice changes nothing. Must not: decide outcomes.
 use super::envelope::{FIELD_HEADER_BYTES, FieldWriter, fields};
 use super::format::{put, u16_at, u64_at};
-use super::{Outcome, RecipientState};
+use super::{End, Outcome, RecipientState};
 use crate::clock::WallTime;
 use crate::mail::reply::Reply;
 
@@ -38,7 +38,10 @@ impl Recorded<'_> {
             Recorded::Outcome(Outcome::Deferred { attempts, next, .. }) => {
                 RecipientState::Pending { attempts: *attempts, next: *next }
             }
-            _ => RecipientState::Done,
+            Recorded::Outcome(Outcome::Delivered(_)) => RecipientState::Done(End::Delivered),
+            Recorded::Outcome(Outcome::Failed(_)) => RecipientState::Done(End::Failed),
+            Recorded::Outcome(Outcome::Removed) => RecipientState::Done(End::Removed),
+            Recorded::Quarantined => RecipientState::Done(End::Quarantined),
         }
     }
     fn reply(&self) -> Option<&Reply> {
@@ -101,7 +104,10 @@ pub(super) fn decode(payload: &[u8]) -> impl Iterator<Item = Option<(u16, Recipi
             return Some(None);
         }
         let state = match value[2] {
-            DELIVERED | FAILED | REMOVED | QUARANTINED => RecipientState::Done,
+            DELIVERED => RecipientState::Done(End::Delivered),
+            FAILED => RecipientState::Done(End::Failed),
+            REMOVED => RecipientState::Done(End::Removed),
+            QUARANTINED => RecipientState::Done(End::Quarantined),
             DEFERRED => RecipientState::Pending { attempts: value[3], next: WallTime(u64_at(value, 4)) },
             _ => return Some(None),
         };
@@ -121,11 +127,11 @@ mod tests {
         let next = WallTime(1_800_000_000_000_123);
         let deferred = RecipientState::Pending { attempts: 3, next };
         let table: [(Recorded<'_>, RecipientState); 5] = [
-            (Recorded::Outcome(&Outcome::Delivered(reply.clone())), RecipientState::Done),
+            (Recorded::Outcome(&Outcome::Delivered(reply.clone())), RecipientState::Done(End::Delivered)),
             (Recorded::Outcome(&Outcome::Deferred { attempts: 3, next, reply: reply.clone() }), deferred),
-            (Recorded::Outcome(&Outcome::Failed(reply.clone())), RecipientState::Done),
-            (Recorded::Outcome(&Outcome::Removed), RecipientState::Done),
-            (Recorded::Quarantined, RecipientState::Done),
+            (Recorded::Outcome(&Outcome::Failed(reply.clone())), RecipientState::Done(End::Failed)),
+            (Recorded::Outcome(&Outcome::Removed), RecipientState::Done(End::Removed)),
+            (Recorded::Quarantined, RecipientState::Done(End::Quarantined)),
         ];
         let entries = || table.iter().enumerate().map(|(i, (recorded, _))| (i as u16, *recorded));
         let mut payload = vec![0xAA; FIXED_BYTES + entries().map(|(_, r)| entry_bytes(&r)).sum::<usize>()];

@@ -2,11 +2,12 @@
 //!
 //! Owns: which segment goes next, and the copies under way. Promises: only the oldest segment is ever
 //! retired, and only when no live message, open transaction or reader needs it and everything that freed
-//! its messages is durable; copies keep id, envelope fields and per-recipient state; work in progress is
+//! its messages is durable; copies keep id, envelope fields, per-recipient state and what operators decided; work in progress is
 //! bounded by `limits::COPIES_IN_FLIGHT` and `limits::COPY_FORWARD_BYTES`. Must not: copy while nothing
 //! is gained by it.
 use std::collections::VecDeque;
 
+use super::envelope;
 use super::format::{FRAGMENT_FIXED_BYTES, FRAME_HEADER_BYTES, put};
 use super::group::FrameKind;
 use super::inflight::{CopiedTo, Note};
@@ -196,12 +197,15 @@ impl<B: Buffer> Log<B> {
     }
 
     fn write_copy(&mut self, job: &mut CopyJob, states: &[RecipientState]) -> Result<(), Refusal> {
+        let standings = self.live.standings_of(job.slot);
+        let changed = standings.is_some() || envelope::has_standings(&job.message.fields);
+        let fields = changed.then(|| envelope::with_standings(&job.message.fields, standings));
         loop {
             let rest = &job.message.body[job.done..];
             let commit = NewCommit {
                 recipients: states.len() as u32,
                 fragments: &job.fragments,
-                envelope: EnvelopeSource::Copied(&job.message.fields),
+                envelope: EnvelopeSource::Copied(fields.as_ref().unwrap_or(&job.message.fields)),
                 states,
                 parts: &[rest],
             };

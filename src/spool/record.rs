@@ -5,7 +5,7 @@
 //! checksum of a commit frame is the checksum of the whole message: it covers the envelope, the inline
 //! body and the checksum of every fragment. Must not: read what a field of the envelope means.
 use super::format::{put, u32_at, u64_at};
-use super::{FragmentRef, Generation, GroupSeq, Place, RecipientState, Reports};
+use super::{End, FragmentRef, Generation, GroupSeq, Place, RecipientState, Reports};
 use crate::clock::WallTime;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
@@ -82,11 +82,11 @@ impl NewCommit<'_> {
         }
         at += envelope_bytes;
         for state in self.states {
-            let (kind, attempts, next) = match *state {
-                RecipientState::Pending { attempts, next } => (STATE_PENDING, attempts, next.0),
-                RecipientState::Done => (STATE_DONE, 0, 0),
+            let (kind, attempts, end, next) = match *state {
+                RecipientState::Pending { attempts, next } => (STATE_PENDING, attempts, 0, next.0),
+                RecipientState::Done(end) => (STATE_DONE, 0, number_of(end), 0),
             };
-            put(out, at, &[kind, attempts, 0, 0, 0, 0, 0, 0]);
+            put(out, at, &[kind, attempts, end, 0, 0, 0, 0, 0]);
             put(out, at + 8, &next.to_le_bytes());
             at += STATE_BYTES;
         }
@@ -144,9 +144,30 @@ impl<'a> Commit<'a> {
     /// pending: a second delivery is better than none.
     pub(super) fn states(&self) -> impl Iterator<Item = RecipientState> + '_ {
         self.states.chunks_exact(STATE_BYTES).map(|b| match b[0] {
-            STATE_DONE => RecipientState::Done,
+            STATE_DONE => RecipientState::Done(end_of(b[2])),
             _ => RecipientState::Pending { attempts: b[1], next: WallTime(u64_at(b, 8)) },
         })
+    }
+}
+
+fn number_of(end: End) -> u8 {
+    match end {
+        End::Unknown => 0,
+        End::Delivered => 1,
+        End::Failed => 3,
+        End::Removed => 4,
+        End::Quarantined => 5,
+    }
+}
+
+/// Numbers as in outcome records.
+fn end_of(number: u8) -> End {
+    match number {
+        1 => End::Delivered,
+        3 => End::Failed,
+        4 => End::Removed,
+        5 => End::Quarantined,
+        _ => End::Unknown,
     }
 }
 
@@ -174,10 +195,16 @@ mod tests {
             checksum: 5,
             group: GroupSeq(6),
         }];
-        let states =
-            [RecipientState::Done, RecipientState::Pending { attempts: 200, next: WallTime(1 << 50) }];
+        let states = [
+            RecipientState::Done(End::Unknown),
+            RecipientState::Done(End::Delivered),
+            RecipientState::Done(End::Failed),
+            RecipientState::Done(End::Removed),
+            RecipientState::Done(End::Quarantined),
+            RecipientState::Pending { attempts: 200, next: WallTime(1 << 50) },
+        ];
         let new = NewCommit {
-            recipients: 2,
+            recipients: 6,
             fragments: &fragments,
             envelope: EnvelopeSource::Copied(b"fields"),
             states: &states,
@@ -188,7 +215,7 @@ mod tests {
         let commit = Commit::decode(&payload).expect("whole");
         assert_eq!(commit.fragments().collect::<Vec<_>>(), fragments);
         assert_eq!(commit.states().collect::<Vec<_>>(), states);
-        assert_eq!((commit.recipients, commit.envelope), (2, &b"fields"[..]));
+        assert_eq!((commit.recipients, commit.envelope), (6, &b"fields"[..]));
         assert_eq!(commit.body, b"Received: x\r\n\r\nbody");
         for cut in 0..payload.len() {
             assert!(Commit::decode(&payload[..cut]).is_none(), "{cut}");

@@ -5,5 +5,6 @@
 mod corruption;
 mod disk;
 mod exhaustive;
+mod operator;
 mod random;
 mod world;

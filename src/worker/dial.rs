@@ -3,17 +3,21 @@
 //! Owns: the order of attempts: route, DNS, plan, each target in turn, TLS where it is offered
 //! (RFC 5321 §5, RFC 3207). Promises: bounded attempts and waits; a failure says whether it is final and
 //! in whose words. Must not: send mail.
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Worker;
 use super::link::Link;
+use super::policies::provider_of;
+use super::post::ShardEvent;
 use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::reply::Reply;
 use crate::resolve::{Answer, Query};
 use crate::ring::Stream;
 use crate::route::{self, MxHost, Plan, PlanRules, Route, Target};
+use crate::schedule::shard_of;
 use crate::smtp::client::{ClientConfig, ClientEvent, ClientPhase, ClientSession};
 
 /// A connection whose greeting, EHLO and TLS are done.
@@ -39,13 +43,20 @@ fn failed(reply: Reply) -> DialError {
 }
 
 pub async fn dial(worker: &Rc<Worker>, destination: &Domain) -> Result<Dialled, DialError> {
-    let targets = targets(worker, destination).await?;
+    let before = worker.shared.providers.get(destination);
+    let (targets, provider) = targets(worker, destination).await?;
+    if before != provider && !learn(worker, destination, provider) {
+        // Others are on their way already, and how many may be is another question now.
+        return Err(DialError::PutOff);
+    }
+    let rules = &worker.live().config.rules;
+    let sources = rules.knobs(rules.rule_of(destination), provider).sources;
     let mut last = Reply::local(450, (4, 4, 1), "no host could be reached");
     for target in targets {
-        match reach(worker, &target, true).await {
+        match reach(worker, &target, sources.as_deref(), true).await {
             Ok(dialled) => return Ok(dialled),
             // TLS that fails is worse than none only to those who demand it: try once in the clear.
-            Err(Unreached::Tls(reply)) => match reach(worker, &target, false).await {
+            Err(Unreached::Tls(reply)) => match reach(worker, &target, sources.as_deref(), false).await {
                 Ok(dialled) => return Ok(dialled),
                 Err(Unreached::Tls(_)) => last = reply,
                 Err(Unreached::Host(reply)) => last = reply,
@@ -63,16 +74,29 @@ pub async fn dial(worker: &Rc<Worker>, destination: &Domain) -> Result<Dialled, 
     Err(DialError::Failed { permanent: false, reply: last })
 }
 
-/// Where to connect, in order.
-async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<Vec<Target>, DialError> {
-    let config = &worker.shared.config;
+/// DNS has said that another provider runs the mail of a destination than was known: its shard finds the
+/// limits anew. True for the first who learns it.
+fn learn(worker: &Rc<Worker>, destination: &Domain, provider: u16) -> bool {
+    let first = worker.shared.providers.learn(destination, provider);
+    if first {
+        let shard = shard_of(destination, worker.shared.config.workers);
+        worker.tell_shard(shard, ShardEvent::Learnt { destination: destination.clone() });
+    }
+    first
+}
+
+/// Where to connect, in order, and whose hosts these are.
+async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<(Vec<Target>, u16), DialError> {
+    let live = worker.live();
+    let config = &live.config;
     let (query, port) = match config.routes.lookup(destination) {
         Route::Fixed(address) => {
-            return Ok(vec![Target { name: format!("[{}]", address.ip()).into(), address }]);
+            return Ok((vec![Target { name: format!("[{}]", address.ip()).into(), address }], 0));
         }
         Route::Literal(ip) => {
             let host = MxHost { preference: 0, name: destination.clone(), addresses: vec![ip] };
-            return plan(worker, &[host], config.mx_port, config.allow_private_mx);
+            let targets = plan(worker, &[host], config.mx_port, config.allow_private_mx)?;
+            return Ok((targets, 0));
         }
         Route::Host(name, port) => (Query::Host(name), port),
         Route::Mx(domain) => (Query::Mail(domain), config.mx_port),
@@ -98,7 +122,8 @@ async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<Vec<Target
                     addresses: h.addresses.clone(),
                 })
                 .collect();
-            plan(worker, &hosts, port, allow_private)
+            let provider = provider_of(&config.rules, &hosts);
+            Ok((plan(worker, &hosts, port, allow_private)?, provider))
         }
         other => Err(failed(other.failure().expect("all but Hosts are failures"))),
     }
@@ -142,10 +167,15 @@ fn lost(host: &str, error: &std::io::Error) -> Reply {
 }
 
 /// Connects to one address and brings the session to where it can take mail.
-async fn reach(worker: &Rc<Worker>, target: &Target, starttls: bool) -> Result<Dialled, Unreached> {
-    let source = worker.next_source(target.address.ip());
-    let local = source.map(|s| s.address);
-    let ehlo_name = source.map_or(&*worker.shared.config.hostname, |s| &s.ehlo_name);
+async fn reach(
+    worker: &Rc<Worker>,
+    target: &Target,
+    sources: Option<&[IpAddr]>,
+    starttls: bool,
+) -> Result<Dialled, Unreached> {
+    let source = worker.next_source(target.address.ip(), sources);
+    let local = source.as_ref().map(|s| s.address);
+    let ehlo_name = source.as_ref().map_or(&*worker.shared.config.hostname, |s| &s.ehlo_name);
     let stream = Stream::connect(target.address, local, limits::CONNECT_WAIT).await.map_err(|error| {
         if is_ours(&error) {
             tracing::warn!(host = &*target.name, source = ?local, %error, "cannot open a connection");

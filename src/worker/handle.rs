@@ -2,38 +2,39 @@
 //!
 //! Owns: [`Handle`], which turns each request into calls that run on the workers and gathers their
 //! answers. Promises: a worker that is busy is never waited for by another worker, only by the control
-//! thread; an operator's removal is durable before it is confirmed. Must not: touch a worker's state
+//! thread; what an operator orders is durable before it is confirmed. Must not: touch a worker's state
 //! from another thread.
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use hdrhistogram::Histogram;
 use tokio::sync::oneshot;
 
-use super::home::Home;
-use super::message::Message;
-use super::post::{Batch, Post, ShardEvent};
-use super::{Shared, Worker};
+use super::operate::{self, Running};
+use super::post::{Batch, Post};
+use super::suspensions::Suspensions;
+use super::{Shared, Worker, look};
 use crate::clock::WallTime;
 use crate::control::{
-    BoxFuture, Counters, DestinationView, Distribution, MessageDetail, MessageView, RecipientView, Selector,
-    Server, State, Timestamp,
+    Act, BoxFuture, Counters, DestinationView, Distribution, MessageDetail, MessageView, Order, Progress,
+    Selector, Server, State, SuspensionView, Timestamp, WhyDestination, WhyMessage,
 };
 use crate::events::Event;
-use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::id::MessageId;
 use crate::ring::{self, MailboxSender};
-use crate::schedule::{Entry, shard_of};
-use crate::spool::{Outcome, RecipientState, Slot};
+use crate::schedule::{self, shard_of};
 
 /// The control plane's way to the workers.
 pub struct Handle {
     shared: Arc<Shared>,
     senders: Vec<MailboxSender<Batch>>,
+    suspensions: Arc<Suspensions>,
     ready: AtomicBool,
+    /// Names an order to the workers.
+    next_tag: AtomicU32,
 }
 
 /// Runs `call` on a worker. None if the worker is gone or its mailbox full.
@@ -47,9 +48,32 @@ async fn ask<T: Send + 'static>(
     told.await.ok()
 }
 
+/// Runs a job that takes its time on a worker. None if the worker is gone or its mailbox full.
+async fn run_on<T, F>(
+    sender: MailboxSender<Batch>,
+    job: impl FnOnce(Rc<Worker>) -> F + Send + 'static,
+) -> Option<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+{
+    ask(sender, move |worker, tell| {
+        let worker = worker.clone();
+        ring::spawn(async move { drop(tell.send(job(worker).await)) });
+    })
+    .await
+}
+
+const BUSY: &str = "a worker takes no more requests at this moment: try again";
+
 impl Handle {
-    pub fn new(shared: Arc<Shared>, senders: Vec<MailboxSender<Batch>>) -> Handle {
-        Handle { shared, senders, ready: AtomicBool::new(false) }
+    pub fn new(
+        shared: Arc<Shared>,
+        senders: Vec<MailboxSender<Batch>>,
+        suspensions: Arc<Suspensions>,
+    ) -> Handle {
+        let (ready, next_tag) = (AtomicBool::new(false), AtomicU32::new(1));
+        Handle { shared, senders, suspensions, ready, next_tag }
     }
 
     pub fn set_ready(&self, ready: bool) {
@@ -60,6 +84,20 @@ impl Handle {
     fn owner(&self, id: MessageId) -> MailboxSender<Batch> {
         let worker = usize::from(id.log()) % self.senders.len();
         self.senders[worker].clone()
+    }
+
+    fn shard(&self, domain: &Domain) -> MailboxSender<Batch> {
+        self.senders[shard_of(domain, self.senders.len())].clone()
+    }
+}
+
+/// The reason an operator gave, where a gate is a suspension.
+fn add_reason(gates: &mut [crate::control::GateView], suspension: Option<&SuspensionView>) {
+    for gate in gates.iter_mut().filter(|g| g.gate == schedule::GateKind::Suspended.as_str()) {
+        if let Some(known) = suspension {
+            gate.reason = Some(known.reason.clone());
+            gate.since = Some(known.since);
+        }
     }
 }
 
@@ -102,33 +140,20 @@ impl Server for Handle {
             }
             all.sort_by_key(|d| std::cmp::Reverse(d.ready + d.deferred + d.in_flight));
             all.truncate(limit);
-            all.into_iter()
-                .map(|d| DestinationView {
-                    destination: d.destination.to_string(),
-                    ready: d.ready,
-                    deferred: d.deferred,
-                    in_flight: d.in_flight,
-                    connections: d.connections,
-                    next_attempt: d.next.map(Timestamp),
-                    backoff_until: d.backoff_until.map(Timestamp),
-                })
-                .collect()
+            all.into_iter().map(destination_view).collect()
         })
     }
 
     fn list(&self, selector: Selector, limit: usize) -> BoxFuture<Vec<MessageView>> {
-        let senders = self.senders.clone();
-        let selector = Arc::new(selector);
+        let senders = match selector.id {
+            Some(id) => vec![self.owner(id)],
+            None => self.senders.clone(),
+        };
         Box::pin(async move {
             let mut all = Vec::new();
             for sender in senders {
                 let selector = selector.clone();
-                let answer = ask(sender, move |worker, tell| {
-                    let worker = worker.clone();
-                    ring::spawn(async move {
-                        let _ = tell.send(list_on(&worker, &selector, limit).await);
-                    });
-                });
+                let answer = run_on(sender, move |worker| look::list(worker, selector, limit));
                 all.extend(answer.await.unwrap_or_default());
             }
             all.sort_by_key(|m: &MessageView| m.received);
@@ -139,56 +164,102 @@ impl Server for Handle {
 
     fn show(&self, id: MessageId) -> BoxFuture<Option<MessageDetail>> {
         let owner = self.owner(id);
-        Box::pin(async move {
-            ask(owner, move |worker, tell| {
-                let worker = worker.clone();
-                ring::spawn(async move {
-                    let _ = tell.send(show_on(&worker, id).await);
-                });
-            })
-            .await
-            .flatten()
-        })
+        Box::pin(async move { run_on(owner, move |worker| look::show(worker, id)).await.flatten() })
     }
 
-    fn retry(&self, domain: Option<Domain>) -> BoxFuture<u64> {
-        let senders = match &domain {
-            Some(domain) => vec![self.senders[shard_of(domain, self.senders.len())].clone()],
-            None => self.senders.clone(),
-        };
+    fn why_message(&self, id: MessageId) -> BoxFuture<Option<WhyMessage>> {
+        let (owner, suspensions) = (self.owner(id), self.suspensions.clone());
         Box::pin(async move {
-            let mut touched = 0;
-            for sender in senders {
-                let domain = domain.clone();
-                let answer = ask(sender, move |worker, tell| {
-                    let deferred = match &domain {
-                        None => worker.shard.borrow().stats().deferred,
-                        Some(domain) => {
-                            let all = worker.shard.borrow().destinations(usize::MAX);
-                            all.iter().find(|d| d.destination == *domain).map_or(0, |d| d.deferred)
-                        }
-                    };
-                    worker.tell_shard(worker.index, ShardEvent::Retry { destination: domain });
-                    let _ = tell.send(deferred);
-                });
-                touched += answer.await.unwrap_or_default();
+            let mut deliveries = run_on(owner, move |worker| look::why(worker, id)).await.flatten()?;
+            for delivery in &mut deliveries {
+                let domain = Domain::parse(delivery.destination.as_bytes()).ok();
+                let suspension = domain.and_then(|d| suspensions.get(&d, WallTime::now()));
+                add_reason(&mut delivery.gates, suspension.as_ref());
             }
-            touched
+            Some(WhyMessage { id, deliveries })
         })
     }
 
-    fn remove(&self, id: MessageId, reason: String) -> BoxFuture<bool> {
-        let owner = self.owner(id);
+    fn why_destination(&self, domain: Domain) -> BoxFuture<WhyDestination> {
+        let (shard, senders) = (self.shard(&domain), self.senders.clone());
+        let suspension = self.suspensions.get(&domain, WallTime::now());
         Box::pin(async move {
-            ask(owner, move |worker, tell| {
-                let worker = worker.clone();
-                ring::spawn(async move {
-                    let _ = tell.send(remove_on(&worker, id, reason).await);
+            let name = domain.clone();
+            let known = ask(shard, move |worker, tell| {
+                let _ = tell.send(worker.shard.borrow().explain(&name));
+            });
+            let known = known.await.flatten();
+            let mut held = 0;
+            for sender in senders {
+                let name = domain.clone();
+                let count = ask(sender, move |worker, tell| {
+                    let count = |home: &Rc<super::home::Home>| home.parked.borrow().count(&name);
+                    let _ = tell.send(worker.own_homes().map(count).sum::<usize>());
                 });
-            })
-            .await
-            .unwrap_or(false)
+                held += count.await.unwrap_or_default() as u64;
+            }
+            let mut gates: Vec<_> = known.iter().flat_map(|k| &k.gates).map(look::gate_view).collect();
+            add_reason(&mut gates, suspension.as_ref());
+            let stats = known.map(|k| destination_view(k.stats));
+            WhyDestination { destination: domain.to_string(), held, queued: stats, suspension, gates }
         })
+    }
+
+    fn operate(&self, order: Order, progress: Arc<Progress>) -> BoxFuture<Result<(), String>> {
+        let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
+        let run = Running { order: Arc::new(order), progress, tag };
+        let senders = self.senders.clone();
+        let owner = run.order.selector.id.map(|id| self.owner(id));
+        let shard = run.order.selector.domain.as_ref().map(|domain| self.shard(domain));
+        let events = self.shared.events.clone();
+        Box::pin(async move {
+            let done = operate(&run, &senders, owner, shard).await;
+            if !run.order.dry_run {
+                events.send(WallTime::now(), operated(&run, done.as_ref().err()));
+            }
+            done
+        })
+    }
+
+    fn suspend(&self, domain: Domain, view: SuspensionView) -> BoxFuture<Result<(), String>> {
+        let (shard, suspensions, events) =
+            (self.shard(&domain), self.suspensions.clone(), self.shared.events.clone());
+        Box::pin(async move {
+            let (name, new, now) = (domain.clone(), view.clone(), WallTime::now());
+            let written = tokio::task::spawn_blocking(move || suspensions.add(name, new, now)).await;
+            written.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))?;
+            let (destination, reason) = (view.destination.clone(), view.reason.clone());
+            events.send(now, Event::Suspended { destination, until: view.until.map(|t| t.0), reason });
+            let until = view.until.map(|t| t.0);
+            let told = ask(shard, move |worker, tell| {
+                worker.decide(schedule::Event::Suspend { destination: &domain, until }, None);
+                let _ = tell.send(());
+            });
+            told.await.ok_or_else(|| BUSY.to_owned())
+        })
+    }
+
+    fn resume(&self, domain: Domain, reason: String) -> BoxFuture<Result<bool, String>> {
+        let (shard, suspensions, events) =
+            (self.shard(&domain), self.suspensions.clone(), self.shared.events.clone());
+        Box::pin(async move {
+            let (name, now) = (domain.clone(), WallTime::now());
+            let written = tokio::task::spawn_blocking(move || suspensions.remove(&name, now)).await;
+            let known = written.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))?;
+            if known {
+                events.send(now, Event::Resumed { destination: domain.to_string(), reason });
+            }
+            // Told in any case: a receiver's answer may have suspended it as well.
+            let told = ask(shard, move |worker, tell| {
+                worker.decide(schedule::Event::Resume { destination: &domain }, None);
+                let _ = tell.send(());
+            });
+            told.await.map(|()| known).ok_or_else(|| BUSY.to_owned())
+        })
+    }
+
+    fn suspensions(&self) -> Vec<SuspensionView> {
+        self.suspensions.list(WallTime::now()).into_iter().map(|(_, view)| view).collect()
     }
 
     fn is_ready(&self) -> bool {
@@ -228,6 +299,8 @@ impl super::counters::Counters {
             queued_recipients_now: shard.recipients,
             ready_recipients_now: shard.ready,
             deferred_recipients_now: shard.deferred,
+            held_deliveries_now: worker.own_homes().map(|h| h.parked.borrow().len() as u64).sum(),
+            failing_messages_now: worker.own_homes().map(|h| h.to_be_failed() as u64).sum(),
             in_flight_recipients_now: shard.in_flight,
             destinations_now: shard.destinations,
             dns_busy: self.dns_busy.get(),
@@ -250,183 +323,93 @@ impl super::counters::Counters {
     }
 }
 
-async fn list_on(worker: &Rc<Worker>, selector: &Selector, limit: usize) -> Vec<MessageView> {
-    let mut found = Vec::new();
-    for home in worker.own_homes() {
-        let mut live: Vec<(MessageId, Slot)> =
-            home.log().live().iter().filter(|m| m.pending > 0).map(|m| (m.id, m.slot)).collect();
-        live.sort_unstable();
-        for (id, slot) in live {
-            if found.len() >= limit {
-                break;
-            }
-            let Ok(message) = home.load(slot).await else { continue };
-            // Reading took time: the slot may have another message by now.
-            if message.id != id {
-                continue;
-            }
-            let view = view_of(worker, home, slot, &message);
-            if selects(selector, &view, home, slot, &message) {
-                found.push(view);
-            }
+fn destination_view(stats: schedule::DestinationStats) -> DestinationView {
+    DestinationView {
+        destination: stats.destination.to_string(),
+        ready: stats.ready,
+        deferred: stats.deferred,
+        in_flight: stats.in_flight,
+        connections: stats.connections,
+        next_attempt: stats.next.map(Timestamp),
+        backoff_until: stats.backoff_until.map(Timestamp),
+    }
+}
+
+/// Sends an order to the workers that it concerns, one after the other.
+async fn operate(
+    run: &Running,
+    senders: &[MailboxSender<Batch>],
+    owner: Option<MailboxSender<Batch>>,
+    shard: Option<MailboxSender<Batch>>,
+) -> Result<(), String> {
+    let selector = &run.order.selector;
+    let busy = || Err(BUSY.to_owned());
+    if let (Some(id), Some(owner)) = (selector.id, owner) {
+        let run = run.clone();
+        return run_on(owner, move |worker| operate::one(worker, run, id)).await.unwrap_or_else(busy);
+    }
+    let act = run.order.act;
+    let of_destinations = Selector { domain: selector.domain.clone(), ..Selector::default() };
+    if act == Act::Retry && *selector == of_destinations && !run.order.dry_run {
+        return retry(run, shard.map_or_else(|| senders.to_vec(), |shard| vec![shard])).await;
+    }
+    // What looks at messages says by itself which are held.
+    if selector.needs_envelope()
+        || (run.order.dry_run && (selector.received_before.is_some() || selector.stream.is_some()))
+    {
+        for sender in senders {
+            let run = run.clone();
+            run_on(sender.clone(), move |worker| operate::scan(worker, run)).await.unwrap_or_else(busy)?;
+        }
+        return Ok(());
+    }
+    if act.takes_waiting() && selector.state != Some(State::Held) {
+        let shards = shard.map_or_else(|| senders.to_vec(), |shard| vec![shard]);
+        for sender in shards {
+            let run = run.clone();
+            run_on(sender, move |worker| operate::queued(worker, run)).await.unwrap_or_else(busy)?;
         }
     }
-    found
-}
-
-fn selects(selector: &Selector, view: &MessageView, home: &Home, slot: Slot, message: &Message) -> bool {
-    let log = home.log();
-    let unfinished = || {
-        message.envelope.recipients.iter().enumerate().filter(|(n, _)| {
-            matches!(log.live().state(slot, *n as u16), Some(RecipientState::Pending { .. }))
-        })
-    };
-    selector.domain.as_ref().is_none_or(|d| unfinished().any(|(_, r)| r.address.domain() == d))
-        && selector.recipient.as_ref().is_none_or(|a| unfinished().any(|(_, r)| r.address.as_str() == a))
-        && selector.sender.as_ref().is_none_or(|s| *s == view.sender)
-        && selector.state.is_none_or(|s| s == view.state)
-        && selector.received_before.is_none_or(|t| message.envelope.received_at < t)
-}
-
-/// State of a pending recipient as its home knows it.
-fn waiting_for(now: WallTime, next: WallTime) -> (State, Option<Timestamp>) {
-    if next > now { (State::Deferred, Some(Timestamp(next))) } else { (State::Ready, None) }
-}
-
-fn view_of(worker: &Worker, home: &Home, slot: Slot, message: &Message) -> MessageView {
-    let log = home.log();
-    let now = worker.clock.now();
-    let live = log.live().get(slot);
-    let next = (0..message.envelope.recipients.len())
-        .filter_map(|n| match log.live().state(slot, n as u16) {
-            Some(RecipientState::Pending { next, .. }) => Some(next),
-            _ => None,
-        })
-        .min()
-        .unwrap_or_default();
-    let (mut state, next_attempt) = waiting_for(now, next);
-    if live.as_ref().is_some_and(|m| m.held) {
-        state = State::Held;
+    if act.takes_held() && selector.state.is_none_or(|s| s == State::Held) {
+        for sender in senders {
+            let run = run.clone();
+            run_on(sender.clone(), move |worker| operate::held(worker, run)).await.unwrap_or_else(busy)?;
+        }
     }
-    MessageView {
-        id: message.id,
-        received: Timestamp(message.envelope.received_at),
-        sender: message.envelope.reverse_path.as_ref().map_or(String::new(), ToString::to_string),
-        bytes: live.as_ref().map_or(0, |m| m.bytes),
-        recipients: message.envelope.recipients.len() as u32,
-        pending: live.as_ref().map_or(0, |m| m.pending),
-        state,
-        next_attempt,
-    }
+    Ok(())
 }
 
-fn find(worker: &Worker, id: MessageId) -> Option<(Rc<Home>, Slot)> {
-    worker.own_homes().find_map(|home| {
-        let slot = home.log().live().find(id)?;
-        Some((home.clone(), slot))
-    })
-}
-
-async fn show_on(worker: &Rc<Worker>, id: MessageId) -> Option<MessageDetail> {
-    let (home, slot) = find(worker, id)?;
-    let message = home.load(slot).await.ok().filter(|m| m.id == id)?;
-    let now = worker.clock.now();
-    let log = home.log();
-    let last = message.last_replies.borrow();
-    let recipient_list = message
-        .envelope
-        .recipients
-        .iter()
-        .enumerate()
-        .map(|(n, recipient)| {
-            let (state, attempts, next_attempt) = match log.live().state(slot, n as u16) {
-                Some(RecipientState::Pending { attempts, next }) => {
-                    let (state, next) = waiting_for(now, next);
-                    (state, attempts, next)
-                }
-                _ => (State::Delivered, 0, None),
+/// All deferred mail of a destination, or of all: the shard has its own way for that, which also ends a
+/// destination's rest and probes it with one connection first.
+async fn retry(run: &Running, shards: Vec<MailboxSender<Batch>>) -> Result<(), String> {
+    for sender in shards {
+        let domain = run.order.selector.domain.clone();
+        let touched = ask(sender, move |worker, tell| {
+            let deferred = match &domain {
+                None => worker.shard.borrow().stats().deferred,
+                Some(domain) => worker.shard.borrow().explain(domain).map_or(0, |known| known.stats.deferred),
             };
-            RecipientView {
-                address: recipient.address.to_string(),
-                destination: recipient.address.domain().to_string(),
-                state,
-                attempts: attempts.into(),
-                next_attempt,
-                last_reply: last.iter().rev().find(|(r, _)| usize::from(*r) == n).map(|(_, t)| t.to_string()),
-            }
-        })
-        .collect();
-    drop(log);
-    Some(MessageDetail {
-        message: view_of(worker, &home, slot, &message),
-        client: message.envelope.client,
-        expires: Some(Timestamp(message.envelope.received_at.saturating_add(worker.shared.config.max_age))),
-        recipient_list,
-    })
+            worker.decide(schedule::Event::Retry { destination: domain.as_ref() }, None);
+            let _ = tell.send(deferred);
+        });
+        let touched = touched.await.ok_or(BUSY)?;
+        Progress::add(&run.progress.matched, touched);
+        Progress::add(&run.progress.changed, touched);
+    }
+    Ok(())
 }
 
-async fn remove_on(worker: &Rc<Worker>, id: MessageId, reason: String) -> bool {
-    let Some((home, slot)) = find(worker, id) else { return false };
-    let Ok(message) = home.load(slot).await else { return false };
-    forget(worker, &home, slot, &message).await;
-    let deadline = Instant::now() + limits::ROUND_TRIP_WAIT;
-    // A delivery under way keeps the slot until it is answered.
-    while home.connections.borrow().values().any(|c| c.holds(slot)) {
-        if Instant::now() > deadline {
-            return false;
-        }
-        ring::sleep(limits::DRAIN_POLL).await;
-        forget(worker, &home, slot, &message).await;
-    }
-    // What is failing already is being bounced; that outcome stands.
-    let parts = message.envelope.parts(&*worker.shared.part_limit).count() as u16;
-    let entry = |part| Entry { home: home.config.index, slot, part };
-    let pending: Vec<u16> = (0..parts).flat_map(|part| home.pending(&message, entry(part))).collect();
-    if home.log().live().find(id) != Some(slot) || pending.is_empty() {
-        return false;
-    }
-    let now = worker.clock.now();
-    let outcomes = pending.iter().map(|&n| (n, Outcome::Removed)).collect();
-    if !home.record_durably(slot, id, outcomes, now).await {
-        return false;
-    }
-    worker.counters.removed.add(pending.len() as u64);
-    for n in pending {
-        let recipient = message.envelope.recipients[usize::from(n)].address.to_string();
-        worker.shared.events.send(now, Event::Removed { id, recipient, reason: reason.clone() });
-    }
-    true
-}
-
-/// Has the shards forget the parts of a message that wait. What a shard said of a part before it forgot it
-/// has been worked off when this ends.
-async fn forget(worker: &Rc<Worker>, home: &Rc<Home>, slot: Slot, message: &Message) {
-    let shards = worker.shared.config.workers;
-    for (part, (destination, _)) in message.envelope.parts(&*worker.shared.part_limit).enumerate() {
-        let entry = Entry { home: home.config.index, slot, part: part as u16 };
-        let shard = shard_of(destination, shards);
-        worker.tell_shard(shard, ShardEvent::Forget { entry, destination: destination.clone() });
-        worker.round_trip(shard).await;
-    }
-}
-
-impl Worker {
-    /// Ends when everything that worker `to` had sent here before this call has been worked off.
-    async fn round_trip(self: &Rc<Self>, to: usize) {
-        if to == self.index {
-            return;
-        }
-        let (tell, told) = oneshot::channel::<()>();
-        let back = self.index;
-        self.outboxes.push(
-            to,
-            Post::Call(Box::new(move |there| {
-                let answer = Post::Call(Box::new(move |_| {
-                    let _ = tell.send(());
-                }));
-                there.outboxes.push(back, answer);
-            })),
-        );
-        let _ = tokio::time::timeout(limits::ROUND_TRIP_WAIT, told).await;
+/// The event of an order that has ended.
+fn operated(run: &Running, error: Option<&String>) -> Event {
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    Event::Operator {
+        action: run.order.act.as_str(),
+        selector: run.order.selector.to_string(),
+        to: run.order.to.as_ref().map(ToString::to_string),
+        reason: run.order.reason.to_string(),
+        matched: count(&run.progress.matched),
+        changed: count(&run.progress.changed),
+        in_flight: count(&run.progress.in_flight),
+        error: error.cloned(),
     }
 }

@@ -13,8 +13,10 @@ use std::task::{Poll, Waker};
 
 use super::cache::Cache;
 use super::counters::Counters;
+use super::failing::Failing;
 use super::message::{LoadError, Loaded, Message};
 use super::outbound::Connection;
+use super::parked::Parked;
 use super::quarantine::Piece;
 use super::signal::{Broadcast, Signal};
 use super::spool_dir::segment_path;
@@ -26,8 +28,9 @@ use crate::mail::reply::Reply;
 use crate::ring::{self, AlignedBuf, DirectFile, OpenFile};
 use crate::schedule::{ConnId, Entry};
 use crate::spool::{
-    Buffer, FileIndex, FragmentRef, Generation, GroupResult, GroupSeq, Intent, Log, NewMessage, Outcome,
-    ReadError, ReadPlan, RecipientState, Refusal, Slot, SpoolIdentity, StoredMessage, decode_message,
+    Buffer, FileIndex, FragmentRef, Generation, GroupResult, GroupSeq, Intent, Log, Mark, NewMessage,
+    Outcome, ReadError, ReadPlan, RecipientState, Refusal, Slot, SpoolIdentity, Standing, StoredMessage,
+    decode_message,
 };
 
 /// A ring buffer as the log sees it.
@@ -96,6 +99,10 @@ pub struct Home {
     /// Recipients whose failure is being written.
     failing: RefCell<HashSet<(Slot, u16)>>,
     pub connections: RefCell<HashMap<(u8, ConnId), Rc<Connection>>>,
+    /// What operators hold.
+    pub parked: RefCell<Parked>,
+    /// What operators return to its senders.
+    pub to_fail: Failing,
     loading_bytes: Rc<Cell<u64>>,
     /// Messages read back and still in use, so that many deliveries of one share a single copy.
     loaded: RefCell<HashMap<Slot, Weak<Message>>>,
@@ -122,6 +129,8 @@ impl Home {
             refusals: RefCell::default(),
             failing: RefCell::default(),
             connections: RefCell::default(),
+            parked: RefCell::default(),
+            to_fail: Failing::default(),
             loading_bytes: Rc::default(),
             loaded: RefCell::default(),
             counters,
@@ -380,27 +389,45 @@ impl Home {
         self.record_waiting();
     }
 
-    /// Records and waits until the record is durable; false if it cannot be.
-    pub async fn record_durably(
+    /// Records that an operator has removed these recipients, as soon as the log takes it.
+    pub async fn record_removal(
         &self,
         slot: Slot,
-        id: MessageId,
-        outcomes: Vec<(u16, Outcome)>,
+        recipients: &[u16],
         at: WallTime,
-    ) -> bool {
+    ) -> Result<Watch, Refusal> {
+        let outcomes: Vec<_> = recipients.iter().map(|&r| (r, Outcome::Removed)).collect();
+        let watch = self.when_taken(|log| log.append_outcomes(slot, &outcomes, at)).await?;
+        if self.log.borrow().live().get(slot).is_none_or(|m| m.pending == 0) {
+            self.cache.borrow_mut().remove(slot);
+        }
+        Ok(watch)
+    }
+
+    /// Records what an operator has decided of these recipients, as soon as the log takes it.
+    pub async fn record_change(
+        &self,
+        slot: Slot,
+        recipients: &[u16],
+        standing: Standing,
+        at: WallTime,
+    ) -> Result<Watch, Refusal> {
+        self.when_taken(|log| log.append_change(slot, recipients, standing.clone(), at)).await
+    }
+
+    async fn when_taken(
+        &self,
+        mut append: impl FnMut(&mut Log<SpoolBuf>) -> Result<GroupSeq, Refusal>,
+    ) -> Result<Watch, Refusal> {
         loop {
-            if self.log.borrow().live().find(id) != Some(slot) {
-                return false;
-            }
-            let appended = self.log.borrow_mut().append_outcomes(slot, &outcomes, at);
+            let appended = append(&mut self.log.borrow_mut());
             match appended {
                 Ok(group) => {
                     self.appended(group);
-                    self.cache.borrow_mut().remove(slot);
-                    return self.watch(group).wait().await;
+                    return Ok(self.watch(group));
                 }
                 Err(Refusal::Busy) => self.progress.wait().await,
-                Err(Refusal::NoRoom | Refusal::Unwritable) => return false,
+                Err(refusal) => return Err(refusal),
             }
         }
     }
@@ -440,31 +467,52 @@ impl Home {
             && self.fates.borrow().is_empty()
     }
 
-    /// Recipients of the part that have no final outcome, recorded or on its way.
+    /// Recipients of the part that may be delivered to.
     pub fn pending(&self, message: &Message, entry: Entry) -> Vec<u16> {
+        let mut recipients = self.unfinished(message, entry);
+        recipients.retain(|&r| {
+            self.log.borrow().live().standing(entry.slot, r).is_none_or(|s| s.mark == Mark::None)
+        });
+        recipients
+    }
+
+    /// Recipients of the part that have no final outcome, recorded or on its way.
+    pub fn unfinished(&self, message: &Message, entry: Entry) -> Vec<u16> {
         let most = &*self.config.part_limit;
         let Some((_, range)) = message.envelope.parts(most).nth(entry.part.into()) else {
             return Vec::new();
         };
-        let log = self.log.borrow();
-        let failing = self.failing.borrow();
-        range
-            .map(|r| r as u16)
-            .filter(|&r| matches!(log.live().state(entry.slot, r), Some(RecipientState::Pending { .. })))
-            .filter(|&r| failing.is_empty() || !failing.contains(&(entry.slot, r)))
-            .collect()
+        range.map(|r| r as u16).filter(|&r| self.is_unfinished(entry.slot, r)).collect()
     }
 
-    /// [`Home::pending`] without the message, where that can be told: a message for one recipient.
-    pub fn pending_without_body(&self, entry: Entry) -> Option<Vec<u16>> {
+    fn is_unfinished(&self, slot: Slot, recipient: u16) -> bool {
         let log = self.log.borrow();
-        let Some(live) = log.live().get(entry.slot) else { return Some(Vec::new()) };
+        matches!(log.live().state(slot, recipient), Some(RecipientState::Pending { .. }))
+            && log.live().standing(slot, recipient).is_none_or(|s| s.mark != Mark::Failing)
+            && !self.failing.borrow().contains(&(slot, recipient))
+    }
+
+    /// [`Home::unfinished`] without the message, where that can be told: a message for one recipient.
+    pub fn unfinished_without_body(&self, entry: Entry) -> Option<Vec<u16>> {
+        let Some(live) = self.log.borrow().live().get(entry.slot) else { return Some(Vec::new()) };
         if live.recipients != 1 {
             return None;
         }
-        let pending = matches!(log.live().state(entry.slot, 0), Some(RecipientState::Pending { .. }))
-            && !self.failing.borrow().contains(&(entry.slot, 0));
-        Some(if pending { vec![0] } else { Vec::new() })
+        Some(if self.is_unfinished(entry.slot, 0) { vec![0] } else { Vec::new() })
+    }
+
+    /// [`Home::unfinished`] of a part of the message `id`, if that is in the slot.
+    pub async fn unfinished_of(self: &Rc<Self>, entry: Entry, id: MessageId) -> Vec<u16> {
+        if self.log.borrow().live().get(entry.slot).is_none_or(|m| m.id != id) {
+            return Vec::new();
+        }
+        if let Some(known) = self.unfinished_without_body(entry) {
+            return known;
+        }
+        match self.load(entry.slot).await {
+            Ok(message) if message.id == id => self.unfinished(&message, entry),
+            _ => Vec::new(),
+        }
     }
 
     pub fn mark_failing(&self, slot: Slot, recipients: impl Iterator<Item = u16>) {

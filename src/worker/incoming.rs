@@ -100,7 +100,12 @@ impl Incoming {
                 helo,
                 client: Some(client),
                 by: &worker.shared.config.hostname,
-                protocol: trace::protocol(is_ehlo, session.is_secure(), session.login().is_some()),
+                protocol: trace::protocol(
+                    is_ehlo,
+                    transaction.envelope.smtp_utf8,
+                    session.is_secure(),
+                    session.login().is_some(),
+                ),
                 tls: origin.tls.map(|session| session.description.as_str()),
                 certificate: origin.tls.and_then(|session| session.client.as_deref()),
                 id,

@@ -11,6 +11,7 @@ mod cache;
 mod counters;
 mod dial;
 mod doors;
+mod failing;
 mod gate;
 mod handle;
 mod home;
@@ -18,32 +19,41 @@ mod inbound;
 mod incoming;
 mod limiter;
 mod link;
+mod live;
 mod login;
+mod look;
 mod memory;
 mod message;
+mod operate;
 mod outbound;
 mod outcome;
+mod parked;
 mod patience;
-mod policy;
+mod policies;
 mod post;
+mod providers;
 mod quarantine;
+mod report;
 mod shards;
 mod signal;
 pub mod spool_dir;
 mod start;
 mod streams;
+mod suspensions;
 mod thread;
 mod time;
 mod user;
 mod wire;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use doors::{check_user_line, inspect as inspect_doors};
+pub use live::Reread;
 pub use start::serve;
 
 use arc_swap::ArcSwap;
@@ -52,8 +62,11 @@ use self::counters::Counters;
 use self::doors::Doors;
 use self::gate::Gate;
 use self::home::Home;
+use self::live::Live;
+use self::operate::Taken;
 use self::outbound::Connection;
 use self::post::{Batch, Outboxes, Post, ShardEvent};
+use self::providers::Providers;
 use self::signal::{Broadcast, Signal};
 use self::streams::Streams;
 use self::time::Clock;
@@ -66,8 +79,8 @@ use crate::mail::address::Domain;
 use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
 use crate::ring::{self, AlignedBuf, BufferPool, Listener, Mailbox, Stream};
-use crate::schedule::{Action, Entry, Policies, RuleSet, Shard, StreamId, shard_of};
-use crate::spool::{RecipientState, Slot, SpoolIdentity};
+use crate::schedule::{Action, Entry, Policies, RuleSet, Shard, StreamId, Waiting, shard_of};
+use crate::spool::{Mark, RecipientState, RecoveredMessage, Slot, SpoolIdentity};
 use crate::tls::ClientTls;
 
 /// Most recipients of one transaction with a domain.
@@ -88,6 +101,8 @@ pub struct Shared {
     pub own_names: Vec<Domain>,
     pub own_addresses: Vec<IpAddr>,
     pub policies: Arc<Policies>,
+    /// Who runs the mail of which destination.
+    pub providers: Arc<Providers>,
     pub streams: Streams,
     /// What replies mean beyond their codes.
     pub rules: RuleSet,
@@ -110,6 +125,8 @@ impl Shared {
 pub struct Worker {
     pub index: usize,
     pub shared: Arc<Shared>,
+    /// What a reload may change.
+    live: RefCell<Rc<Live>>,
     pub clock: Clock,
     pub counters: Rc<Counters>,
     /// By home index; `None` for those of other workers. The first of its own takes new mail.
@@ -120,6 +137,10 @@ pub struct Worker {
     local: RefCell<VecDeque<Post>>,
     running_local: Cell<bool>,
     actions: RefCell<Vec<Action>>,
+    /// What shards have given up for an operator's order, by its tag.
+    taken: RefCell<HashMap<u32, Vec<Taken>>>,
+    /// What of it the order does not select: it is queued again at the end.
+    spared: RefCell<HashMap<u32, Vec<Taken>>>,
     /// Raised when the shard's next timer has moved forward.
     timer: Signal,
     timer_at: Cell<Option<WallTime>>,
@@ -169,27 +190,46 @@ impl Worker {
         }
     }
 
-    /// Queues what recovery found unfinished of a message.
-    fn requeue(self: &Rc<Self>, home: &Rc<Home>, slot: Slot, envelope: &Envelope, states: &[RecipientState]) {
+    /// Queues what recovery found unfinished of a message, or keeps it as an operator has decided.
+    fn requeue(self: &Rc<Self>, home: &Rc<Home>, message: &RecoveredMessage) {
+        let RecoveredMessage { slot, id, ref envelope, ref states } = *message;
         // A clock that ran ahead when this was written must not hold the mail until it is that late again.
         let now = self.clock.now();
-        let longest = self.shared.config.retry_schedule.iter().max().copied().unwrap_or_default();
+        let longest = self.live().longest_retry;
         let latest = now.saturating_add(longest + longest / 100 * limits::RETRY_JITTER_PERCENT.into());
         let received_at = envelope.received_at.min(now);
         let stream = self.shared.streams.of(envelope);
-        for (part, (destination, range)) in envelope.parts(&*self.shared.part_limit).enumerate() {
-            let mut pending = 0;
-            let mut tried = (0, WallTime::default());
-            for state in &states[range] {
-                if let RecipientState::Pending { attempts, next } = *state {
-                    pending += 1;
-                    tried = tried.max((attempts, next));
+        for (part, (own, range)) in envelope.parts(&*self.shared.part_limit).enumerate() {
+            let (mut waiting, mut held, mut failing) =
+                (Waiting { received_at, stream, ..Waiting::default() }, false, Vec::new());
+            let mut destination = own.clone();
+            for recipient in range {
+                let RecipientState::Pending { attempts, next } = states[recipient] else { continue };
+                let log = home.log();
+                let standing = log.live().standing(slot, recipient as u16);
+                if standing.is_some_and(|s| s.mark == Mark::Failing) {
+                    failing.push(recipient as u16);
+                    continue;
+                }
+                waiting.recipients += 1;
+                let due = next.min(latest);
+                (waiting.attempts, waiting.due) = (waiting.attempts, waiting.due).max((attempts, due));
+                held |= standing.is_some_and(|s| s.mark == Mark::Held);
+                if let Some(moved) = standing.and_then(|s| s.destination.as_ref()) {
+                    destination = moved.clone();
                 }
             }
-            if pending > 0 {
+            if !failing.is_empty() {
+                home.fail_later(slot, id, failing);
+            }
+            if waiting.recipients == 0 {
+                continue;
+            }
+            if held {
+                home.parked.borrow_mut().add(&destination, (slot, part as u16), waiting);
+            } else {
                 let entry = Entry { home: home.config.index, slot, part: part as u16 };
-                let tried = (tried.0, tried.1.min(latest));
-                self.enqueue_part(destination, entry, stream, pending, tried, received_at);
+                self.put_back(&destination, entry, waiting);
             }
         }
     }
@@ -226,17 +266,31 @@ impl Worker {
         (self.counters.outbound_open.get() as usize) < limits::OUTBOUND_CONNECTIONS_PER_WORKER
     }
 
-    /// The local address for a delivery to `target`: the configured ones of its family in turn.
-    fn next_source(&self, target: IpAddr) -> Option<&Source> {
-        let sources = &self.shared.config.sources;
-        let fits = |s: &&Source| s.address.is_ipv4() == target.is_ipv4();
-        let count = sources.iter().filter(fits).count();
+    /// What is in force now; a reload may change it at any await.
+    fn live(&self) -> Rc<Live> {
+        self.live.borrow().clone()
+    }
+
+    /// How old undelivered mail for a destination may become.
+    fn max_age(&self, destination: &Domain) -> Duration {
+        let live = self.live();
+        live.policies.get(live.policies.of(destination)).max_age
+    }
+
+    /// The local address for a delivery to `target`: the configured ones of its family in turn, or those of
+    /// them that are `allowed`.
+    fn next_source(&self, target: IpAddr, allowed: Option<&[IpAddr]>) -> Option<Source> {
+        let live = self.live();
+        let fits = |s: &&Source| {
+            s.address.is_ipv4() == target.is_ipv4() && allowed.is_none_or(|list| list.contains(&s.address))
+        };
+        let count = live.config.sources.iter().filter(fits).count();
         if count == 0 {
             return None;
         }
         let turn = self.sources_used.get();
         self.sources_used.set(turn.wrapping_add(1));
-        sources.iter().filter(fits).nth(turn % count)
+        live.config.sources.iter().filter(fits).nth(turn % count).cloned()
     }
 
     /// Ends when a drain begins.

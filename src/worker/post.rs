@@ -63,10 +63,6 @@ pub enum ShardEvent {
     Retry {
         destination: Option<Domain>,
     },
-    Forget {
-        entry: Entry,
-        destination: Domain,
-    },
     Suspend {
         destination: Domain,
         until: Option<WallTime>,
@@ -75,6 +71,9 @@ pub enum ShardEvent {
         destination: Domain,
     },
     Policies(Arc<Policies>),
+    Learnt {
+        destination: Domain,
+    },
 }
 
 /// Runs on the worker that receives it.

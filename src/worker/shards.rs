@@ -35,7 +35,7 @@ impl Worker {
     }
 
     /// Works off the local queue. Not re-entered: what an action causes is queued behind it.
-    fn run_local(self: &Rc<Self>) {
+    pub(super) fn run_local(self: &Rc<Self>) {
         if self.running_local.replace(true) {
             return;
         }
@@ -87,17 +87,23 @@ impl Worker {
             ShardEvent::ConnectPutOff { conn } => Event::ConnectPutOff { conn: *conn },
             ShardEvent::Closed { conn } => Event::Closed { conn: *conn },
             ShardEvent::Retry { destination } => Event::Retry { destination: destination.as_ref() },
-            ShardEvent::Forget { entry, destination } => Event::Forget { entry: *entry, destination },
             ShardEvent::Suspend { destination, until } => Event::Suspend { destination, until: *until },
             ShardEvent::Resume { destination } => Event::Resume { destination },
             ShardEvent::Policies(policies) => Event::Policies(policies.clone()),
+            ShardEvent::Learnt { destination } => Event::Learnt { destination },
         };
         self.decide(event, why);
     }
 
-    fn decide(self: &Rc<Self>, event: Event<'_>, why: Option<Arc<Reply>>) {
+    pub(super) fn decide(self: &Rc<Self>, event: Event<'_>, why: Option<Arc<Reply>>) {
         let mut actions = self.actions.take();
         self.shard.borrow_mut().handle(self.clock.now(), event, &mut actions);
+        self.carry_out(&mut actions, why);
+        self.actions.replace(actions);
+    }
+
+    /// Hands what the shard wants done to the homes.
+    pub(super) fn carry_out(self: &Rc<Self>, actions: &mut Vec<Action>, why: Option<Arc<Reply>>) {
         for action in actions.drain(..) {
             let Some(home) = home_of(&action) else {
                 self.tell_adapted(action);
@@ -111,7 +117,6 @@ impl Worker {
                 self.outboxes.push(owner, post);
             }
         }
-        self.actions.replace(actions);
         let next = self.shard.borrow().next_timer();
         if next.is_some_and(|at| self.timer_at.get().is_none_or(|armed| at < armed)) {
             self.timer.raise();
@@ -139,6 +144,7 @@ impl Worker {
             Action::Deferred { entry, attempts, next } => {
                 outcome::record_deferred(self, &home, entry, attempts, next, why.as_deref());
             }
+            Action::Taken { entry, tag, waiting } => self.hand_to_order(tag, entry, waiting),
             Action::Expired { entry } => outcome::expire(self, &home, entry),
             // No policy orders a warning, and what is for the record alone has been told.
             Action::Delayed { .. } | Action::Adapted { .. } => {}
@@ -204,6 +210,7 @@ fn home_of(action: &Action) -> Option<u8> {
             Some(*home)
         }
         Action::Deferred { entry, .. }
+        | Action::Taken { entry, .. }
         | Action::Expired { entry }
         | Action::Delayed { entry }
         | Action::Fail { entry } => Some(entry.home),

@@ -16,12 +16,14 @@ use super::doors::{Doors, Files, Service};
 use super::gate::Gate;
 use super::handle::Handle;
 use super::home::HomeConfig;
+use super::live::{self, Reread};
 use super::post::{Batch, Post};
 use super::spool_dir::SpoolDir;
 use super::streams::Streams;
+use super::suspensions::Suspensions;
 use super::thread::{self, HomeSetup, Setup};
 use super::time::Clock;
-use super::{Shared, memory, policy, user};
+use super::{Shared, memory, policies, user};
 use crate::auth::Checkers;
 use crate::config::{Config, Durability, Problem};
 use crate::control::{self, ControlConfig};
@@ -34,8 +36,8 @@ use crate::schedule::RuleSet;
 use crate::spool::{LogConfig, SpoolIdentity};
 use crate::tls::ClientTls;
 
-/// Runs the server until it is told to stop.
-pub fn serve(config: Config) -> anyhow::Result<()> {
+/// Runs the server until it is told to stop. `reread` makes the configuration anew, for SIGHUP.
+pub fn serve(config: Config, reread: &Reread) -> anyhow::Result<()> {
     SpoolDir::make(&config.spool)?;
     let durable = config.durability == Durability::Disk;
     let locked_bytes = (config.workers * limits::COMMIT_BUFFERS * limits::COMMIT_BUFFER_BYTES) as u64;
@@ -48,6 +50,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         user::become_user(name, &config.spool)?;
     }
     let spool = SpoolDir::open(&config.spool)?;
+    let suspensions = Arc::new(Suspensions::open(&config.spool)?);
     let homes = plan_homes(&spool, config.workers)?;
     let (events, events_thread) = match &config.event_log {
         Some(path) => {
@@ -68,9 +71,10 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     };
     let block_bytes = checked.direct_block.unwrap_or(0).max(limits::BLOCK_BYTES) as u32;
     let clock = Clock::start();
-    let mut started = start_workers(&shared, &spool, &homes, open, block_bytes, clock, &listeners)?;
+    let begin = Begin { open, block_bytes, clock, suspensions: suspensions.clone() };
+    let mut started = start_workers(&shared, &spool, &homes, &begin, &listeners)?;
 
-    let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone()));
+    let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone(), suspensions));
     let control = control::start(control_config, handle.clone())?;
     started.wait_until_recovered()?;
     for (service, address) in &listeners.addresses {
@@ -88,7 +92,7 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
     handle.set_ready(true);
     let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
-    wait_for_stop(&started, &shared)?;
+    wait_for_stop(&started, &shared, reread)?;
     handle.set_ready(false);
     let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Stopping]);
     started.join()?;
@@ -202,9 +206,8 @@ fn share(
         .context("starting the DNS thread")?;
     let own_name = Domain::parse(config.hostname.as_bytes())
         .with_context(|| format!("--hostname {}", config.hostname))?;
-    let policies = Arc::new(policy::policies(&config));
-    let of_parts = policies.clone();
-    let recipients = move |domain: &Domain| of_parts.get(of_parts.of(domain)).recipients_per_message.into();
+    let providers = Arc::default();
+    let policies = Arc::new(policies::policies(&config, &providers));
     Ok(Shared {
         doors: ArcSwap::from_pointee(doors),
         checkers: Checkers::start().context("starting the threads that check passwords")?,
@@ -218,8 +221,9 @@ fn share(
         home_owners,
         streams: Streams::default(),
         rules: RuleSet::new(Vec::new()),
-        part_limit: Arc::new(recipients),
+        part_limit: policies::part_limit(&config),
         policies,
+        providers,
         config,
     })
 }
@@ -268,6 +272,14 @@ fn channel_depth() -> usize {
     wanted.map_or(limits::MAILBOX_DEPTH, |depth: usize| depth.clamp(1, limits::MAILBOX_DEPTH))
 }
 
+/// What every worker begins with.
+struct Begin {
+    open: OpenFile,
+    block_bytes: u32,
+    clock: Clock,
+    suspensions: Arc<Suspensions>,
+}
+
 fn clone_sockets(sockets: &[(Service, TcpListener)]) -> std::io::Result<Vec<(Service, TcpListener)>> {
     sockets.iter().map(|(service, socket)| Ok((*service, socket.try_clone()?))).collect()
 }
@@ -276,9 +288,7 @@ fn start_workers(
     shared: &Arc<Shared>,
     spool: &SpoolDir,
     homes: &[HomePlan],
-    open: OpenFile,
-    block_bytes: u32,
-    clock: Clock,
+    begin: &Begin,
     bound: &Bound,
 ) -> anyhow::Result<Started> {
     let config = &shared.config;
@@ -301,7 +311,7 @@ fn start_workers(
                 identity: spool.identity,
                 dir: spool.log_path(plan.log),
                 segment_bytes: config.segment_bytes,
-                open,
+                open: begin.open,
                 cache_bytes: cache_bytes.min(limits::BODY_CACHE_BYTES),
                 load_bytes: memory::share(
                     config.memory_limit_bytes,
@@ -314,7 +324,7 @@ fn start_workers(
                 identity: spool.identity,
                 log: plan.log,
                 segment_bytes: config.segment_bytes as u32,
-                block_bytes,
+                block_bytes: begin.block_bytes,
                 max_segments,
                 commits_in_flight: limits::COMMITS_IN_FLIGHT,
             },
@@ -322,7 +332,8 @@ fn start_workers(
         let setup = Setup {
             index,
             shared: shared.clone(),
-            clock,
+            clock: begin.clock,
+            suspensions: begin.suspensions.clone(),
             homes: own.collect(),
             home_count: homes.len(),
             mailbox,
@@ -338,8 +349,8 @@ fn start_workers(
 }
 
 /// Waits for a signal to stop and sees the stop through: the first SIGTERM or SIGINT drains, a second
-/// one stops at once. SIGHUP reads certificates and users again.
-fn wait_for_stop(started: &Started, shared: &Arc<Shared>) -> anyhow::Result<()> {
+/// one stops at once. SIGHUP reads certificates, users and the configuration again.
+fn wait_for_stop(started: &Started, shared: &Arc<Shared>, reread: &Reread) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -351,7 +362,10 @@ fn wait_for_stop(started: &Started, shared: &Arc<Shared>) -> anyhow::Result<()> 
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => reload_doors(shared),
+                _ = hangup.recv() => {
+                    reload_doors(shared);
+                    live::reload(shared, &started.senders, reread);
+                }
                 _ = watchdog.tick() => {
                     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
                     if started.threads.iter().any(|t| t.is_finished()) {

@@ -32,6 +32,12 @@ impl Streams {
         if envelope.urgent { StreamId::urgent(number) } else { StreamId::new(number) }
     }
 
+    /// The number of a stream that has had mail since the server started.
+    pub fn known(&self, name: &str) -> Option<u16> {
+        let numbers = self.numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        numbers.get(name).copied()
+    }
+
     fn number(&self, name: &str) -> u16 {
         // A panic elsewhere ends the process, so the lock cannot be poisoned.
         let mut numbers = self.numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -17,16 +17,18 @@ use crossbeam_channel::Sender;
 use super::counters::Counters;
 use super::doors::Service;
 use super::home::{Home, HomeConfig, SpoolBuf};
+use super::live::Live;
 use super::post::{Batch, Outboxes};
 use super::quarantine::Piece;
 use super::spool_dir::{SegmentFiles, segment_path};
+use super::suspensions::Suspensions;
 use super::time::Clock;
 use super::{Shared, Worker, arrival, memory};
 use crate::clock::{self, Rng};
 use crate::config::Config;
 use crate::limits;
 use crate::ring::{self, AlignedBuf, BufferPool, FileLock, Listener, Mailbox, MailboxSender, RuntimeConfig};
-use crate::schedule::{Shard, ShardConfig};
+use crate::schedule::{Event, Shard, ShardConfig, shard_of};
 use crate::spool::{
     FileIndex, Finding, Log, LogConfig, RecoveredLog, RecoveredMessage, SegmentSource, recover,
 };
@@ -43,6 +45,7 @@ pub struct Setup {
     pub senders: Vec<MailboxSender<Batch>>,
     pub sockets: Vec<(Service, TcpListener)>,
     pub cpu: Option<usize>,
+    pub suspensions: Arc<Suspensions>,
     /// Told once when recovery has ended or failed.
     pub tell: Sender<anyhow::Result<()>>,
 }
@@ -187,7 +190,8 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         homes[usize::from(index)] = Some(home);
     }
     let config = &setup.shared.config;
-    let shard = Shard::new(ShardConfig {
+    let now = setup.clock.now();
+    let mut shard = Shard::new(ShardConfig {
         seed: clock::secret_u64(),
         homes: setup.home_count as u8,
         jitter_percent: limits::RETRY_JITTER_PERCENT,
@@ -196,8 +200,16 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         connections_per_home: limits::OUTBOUND_CONNECTIONS_PER_WORKER / config.workers,
         connection_idle: limits::OUTBOUND_IDLE_WAIT,
     });
+    for (domain, view) in setup.suspensions.list(now) {
+        if shard_of(&domain, config.workers) == setup.index {
+            let until = view.until.map(|until| until.0);
+            // Nothing is queued yet that an action could be about.
+            shard.handle(now, Event::Suspend { destination: &domain, until }, &mut Vec::new());
+        }
+    }
     let worker = Rc::new(Worker {
         index: setup.index,
+        live: RefCell::new(Live::new(config.clone(), setup.shared.policies.clone())),
         shared: setup.shared.clone(),
         clock: setup.clock,
         counters,
@@ -207,6 +219,8 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         local: RefCell::default(),
         running_local: Cell::new(false),
         actions: RefCell::default(),
+        taken: RefCell::default(),
+        spared: RefCell::default(),
         timer: Default::default(),
         timer_at: Cell::new(None),
         sessions: RefCell::default(),
@@ -225,12 +239,14 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     ring::spawn(worker.clone().run_outboxes());
     ring::spawn(worker.clone().run_timer());
     ring::spawn(worker.clone().run_memory());
+    ring::spawn(super::operate::expire_parked(worker.clone()));
     for (home, messages) in waiting {
         ring::spawn(home.clone().run_commits());
         ring::spawn(home.clone().run_retries());
         ring::spawn(worker.clone().run_faults(home.clone()));
+        ring::spawn(super::failing::run(worker.clone(), home.clone()));
         for message in messages {
-            worker.requeue(&home, message.slot, &message.envelope, &message.states);
+            worker.requeue(&home, &message);
         }
     }
     let _ = tell.send(Ok(()));

@@ -107,6 +107,31 @@ fn new_policies_are_in_force_at_once() {
 }
 
 #[test]
+fn what_is_learnt_of_a_destination_changes_its_policy_alone() {
+    let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
+    let known = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let of = |connections| {
+        let mut policy = Settings::new().policy;
+        policy.limits.connections = connections;
+        policy
+    };
+    let learnt = known.clone();
+    let by_name: ByName = Arc::new(move |name| {
+        u16::from(name.as_str() == "a.test" && learnt.load(std::sync::atomic::Ordering::Relaxed))
+    });
+    let policies = Policies { list: vec![of(1), of(3)], by_name, ..Policies::one(of(1)) };
+    bench.handle(Event::Policies(Arc::new(policies)));
+    for slot in 0..40 {
+        bench.enqueue("a.test", 0, slot);
+        bench.enqueue("b.test", 0, 100 + slot);
+    }
+    known.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(connects(&bench.handle(Event::Learnt { destination: &domain("b.test") })).len(), 0);
+    assert_eq!(connects(&bench.handle(Event::Learnt { destination: &domain("a.test") })).len(), 2);
+    assert_eq!(bench.handle(Event::Learnt { destination: &domain("unknown.test") }), []);
+}
+
+#[test]
 fn an_entry_is_explained_wherever_it_is() {
     let mut bench = Bench::new(|config| config.policy.limits.connections = 1);
     let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];

@@ -4,11 +4,13 @@
 //! taken in sequence order, a later commit of the same id (a copy) wins, terminal states absorb, and
 //! doing it twice gives the same. Must not: keep anything of a message that has ended but its id.
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
 use super::{Damage, Finding, History};
 use crate::mail::envelope::Envelope;
+use crate::spool::change::{self, Change, Standings};
 use crate::spool::envelope;
 use crate::spool::format::GroupHeader;
 use crate::spool::group::{Frame, FrameKind};
@@ -17,7 +19,7 @@ use crate::spool::outcome;
 use crate::spool::reader::Hold;
 use crate::spool::record::{Commit, aborted};
 use crate::spool::{
-    FileIndex, FragmentRef, GroupSeq, MessageId, Place, RecipientState, RecoveredMessage, WallTime,
+    End, FileIndex, FragmentRef, GroupSeq, MessageId, Place, RecipientState, RecoveredMessage, WallTime,
 };
 
 /// A message as far as it is known.
@@ -30,6 +32,7 @@ struct Draft {
     hold: Option<Hold>,
     states: Box<[RecipientState]>,
     pending: u32,
+    standings: Standings,
 }
 
 /// A commit record that names a fragment that was not found.
@@ -95,6 +98,18 @@ impl Merge {
                     self.apply(id, entry.0, entry.1);
                 }
             }
+            FrameKind::Change => self.change(id, change::decode(frame.payload)),
+        }
+    }
+
+    fn change(&mut self, id: MessageId, change: Option<Change>) {
+        let Some(draft) = self.drafts.get_mut(&id) else { return };
+        match change {
+            Some(Change { recipients, standing }) => {
+                change::apply(&mut draft.standings, &recipients, &Arc::new(standing));
+            }
+            // It may say that the message is not to be delivered.
+            None => draft.hold = draft.hold.or(Some(Hold::Unreadable)),
         }
     }
 
@@ -102,7 +117,7 @@ impl Merge {
         let Some(draft) = self.drafts.get_mut(&id) else { return };
         let Some(own) = draft.states.get_mut(usize::from(recipient)) else { return };
         match (*own, state) {
-            (RecipientState::Done, _) => return,
+            (RecipientState::Done(_), _) => return,
             // A deferral that was written again after a failure may stand behind a later one.
             (RecipientState::Pending { attempts: known, .. }, RecipientState::Pending { attempts, .. })
                 if attempts < known =>
@@ -111,7 +126,7 @@ impl Merge {
             }
             _ => *own = state,
         }
-        draft.pending -= u32::from(state == RecipientState::Done);
+        draft.pending -= u32::from(matches!(state, RecipientState::Done(_)));
         if draft.pending == 0 {
             self.drafts.remove(&id);
             self.ended.insert(id);
@@ -141,7 +156,7 @@ impl Merge {
         let decoded = envelope::decode(commit.envelope);
         if let Some((reported, recipients)) = decoded.reports {
             for recipient in recipients {
-                self.apply(reported, recipient, RecipientState::Done);
+                self.apply(reported, recipient, RecipientState::Done(End::Failed));
             }
         }
         let counts_agree = decoded.envelope.recipients.len() == commit.recipients as usize;
@@ -153,12 +168,12 @@ impl Merge {
         }
         if let Some(older) = self.drafts.get(&id) {
             for (state, old) in states.iter_mut().zip(&older.states) {
-                if *old == RecipientState::Done {
-                    *state = RecipientState::Done;
+                if matches!(old, RecipientState::Done(_)) {
+                    *state = *old;
                 }
             }
         }
-        let pending = states.iter().filter(|s| **s != RecipientState::Done).count() as u32;
+        let pending = states.iter().filter(|s| !matches!(s, RecipientState::Done(_))).count() as u32;
         if pending == 0 {
             self.drafts.remove(&id);
             self.ended.insert(id);
@@ -173,8 +188,14 @@ impl Merge {
             hold: decoded.hold.or((!counts_agree).then_some(Hold::Unreadable)),
             states,
             pending,
+            standings: self
+                .drafts
+                .get_mut(&id)
+                .map(|older| std::mem::take(&mut older.standings))
+                .unwrap_or_default(),
         };
         self.drafts.insert(id, draft);
+        decoded.changes.into_iter().for_each(|change| self.change(id, Some(change)));
     }
 
     pub(super) fn finish(self, history: &History, findings: &mut Vec<Finding>) -> Merged {
@@ -193,6 +214,9 @@ impl Merge {
             });
             for (recipient, state) in draft.states.iter().enumerate() {
                 live.apply(slot, recipient as u16, *state);
+            }
+            for (recipient, standing) in &draft.standings {
+                live.change(slot, &[*recipient], standing);
             }
             match draft.hold {
                 Some(hold) => findings.push(Finding::Held { id, hold }),

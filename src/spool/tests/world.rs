@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::disk::{Disk, Unsynced};
 use crate::clock::{Rng, WallTime};
 use crate::mail::address::Address;
-use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
+use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Notify, Recipient, Return};
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::spool::live::DURABLE;
@@ -44,11 +44,12 @@ enum Terminal {
 }
 
 #[derive(Clone, Debug)]
-struct Standing {
+pub(super) struct Standing {
     terminal: Terminal,
     /// Attempts of the last deferral that was durable, and of the last appended.
     durable_attempts: u8,
     attempts: u8,
+    pub(super) changes: super::operator::Changes,
 }
 
 /// What the model knows of a message.
@@ -66,7 +67,7 @@ pub(super) struct Promised {
     /// The abort record is durable.
     void: bool,
     dsn: bool,
-    standing: Vec<Standing>,
+    pub(super) standing: Vec<Standing>,
 }
 
 impl Promised {
@@ -76,12 +77,13 @@ impl Promised {
 }
 
 /// An outcome on its way.
-struct Waiting {
-    seq: Option<GroupSeq>,
-    dsn: Option<MessageId>,
-    id: MessageId,
-    recipient: u16,
-    attempts: Option<u8>,
+pub(super) struct Waiting {
+    pub(super) seq: Option<GroupSeq>,
+    pub(super) dsn: Option<MessageId>,
+    pub(super) id: MessageId,
+    pub(super) recipient: u16,
+    pub(super) attempts: Option<u8>,
+    pub(super) change: Option<u64>,
 }
 
 struct Transaction {
@@ -96,7 +98,7 @@ pub(super) struct World {
     pub(super) disk: Disk,
     pub(super) log: Log<Memory>,
     pub(super) messages: BTreeMap<MessageId, Promised>,
-    waiting: Vec<Waiting>,
+    pub(super) waiting: Vec<Waiting>,
     /// Groups that were lost; what the log rewrites of them is durable when it says so.
     lost: BTreeSet<GroupSeq>,
     pub(super) writes: Vec<(GroupSeq, Unsynced, Memory)>,
@@ -139,7 +141,7 @@ impl World {
         }
     }
 
-    fn time(&mut self) -> WallTime {
+    pub(super) fn time(&mut self) -> WallTime {
         self.now += self.rng.below(2_000_000);
         WallTime(self.now)
     }
@@ -147,7 +149,11 @@ impl World {
     fn envelope(&mut self, recipients: u64, bounce: bool) -> Envelope {
         let address = |text: String| Address::parse(text.as_bytes()).expect("valid");
         let recipients = (0..recipients)
-            .map(|i| Recipient::new(address(format!("r{i}@d{}.example", self.rng.below(9)))))
+            .map(|i| Recipient {
+                address: address(format!("r{i}@d{}.example", self.rng.below(9))),
+                notify: Notify::from_bits(self.rng.below(16) as u8),
+                original: (self.rng.below(2) == 0).then(|| format!("rfc822;o{i}@example.org").into()),
+            })
             .collect();
         Envelope {
             reverse_path: (!bounce).then(|| address(format!("s{}@example.org", self.rng.below(100)))),
@@ -155,6 +161,9 @@ impl World {
             body_kind: BodyKind::EightBit,
             body_form: BodyForm::Raw,
             received_at: self.time(),
+            ret: (self.rng.below(2) == 0).then_some(Return::Headers),
+            envid: (self.rng.below(2) == 0).then(|| "an+2Bid".into()),
+            smtp_utf8: self.rng.below(2) == 0,
             ..Envelope::default()
         }
     }
@@ -237,7 +246,7 @@ impl World {
         self.writes.iter().map(|w| w.0).collect()
     }
 
-    fn pick_accepted(&mut self) -> Option<(MessageId, u16)> {
+    pub(super) fn pick_accepted(&mut self) -> Option<(MessageId, u16)> {
         let open: Vec<_> =
             self.messages.iter().filter(|(_, m)| m.accepted && !m.ended()).map(|(id, _)| *id).collect();
         if open.is_empty() {
@@ -281,7 +290,7 @@ impl World {
             standing.terminal = Terminal::Appended;
         }
         let attempts = deferred.then_some(attempts);
-        self.waiting.push(Waiting { seq: Some(seq), dsn: None, id, recipient, attempts });
+        self.waiting.push(Waiting { seq: Some(seq), dsn: None, id, recipient, attempts, change: None });
     }
 
     fn bounce(&mut self, id: MessageId, recipient: u16) {
@@ -294,7 +303,7 @@ impl World {
         self.promise(dsn, promised(slot, envelope, body, [seq].into(), true));
         self.messages.get_mut(&id).expect("picked").standing[usize::from(recipient)].terminal =
             Terminal::Appended;
-        self.waiting.push(Waiting { seq: None, dsn: Some(dsn), id, recipient, attempts: None });
+        self.waiting.push(Waiting { seq: None, dsn: Some(dsn), id, recipient, attempts: None, change: None });
     }
 
     /// Takes what the log wants done and what it has to say.
@@ -346,6 +355,7 @@ impl World {
             let Some(message) = self.messages.get_mut(&w.id) else { continue };
             let standing = &mut message.standing[usize::from(w.recipient)];
             match w.attempts {
+                _ if w.change.is_some() => standing.changes.durable(w.change),
                 Some(attempts) => standing.durable_attempts = standing.durable_attempts.max(attempts),
                 None => standing.terminal = Terminal::Durable,
             }
@@ -453,7 +463,8 @@ impl World {
         match self.rng.below(20) {
             0..=3 => self.accept(),
             4 => self.large(),
-            5..=8 => self.outcome(),
+            5 => self.change(),
+            6..=8 => self.outcome(),
             9..=11 => self.turn(),
             12..=15 => self.answer_write(),
             16..=17 => self.answer_prepare(),
@@ -511,7 +522,10 @@ impl World {
         assert_eq!(found.len(), messages.len(), "one message, one entry");
         for (id, promised) in &self.messages {
             match found.get(id) {
-                Some(message) => check_found(*id, message, promised),
+                Some(message) => {
+                    check_found(*id, message, promised);
+                    promised.check_changes(log.live(), message);
+                }
                 None => assert!(!promised.accepted || promised.ended(), "{id} was accepted and is lost"),
             }
         }
@@ -540,12 +554,14 @@ impl World {
             promised.slot = message.slot;
             (promised.accepted, promised.refused) = (true, false);
             promised.waits.clear();
-            for (standing, state) in promised.standing.iter_mut().zip(&message.states) {
+            for (n, (standing, state)) in promised.standing.iter_mut().zip(&message.states).enumerate() {
                 match *state {
-                    RecipientState::Done => standing.terminal = Terminal::Durable,
+                    RecipientState::Done(_) => standing.terminal = Terminal::Durable,
                     RecipientState::Pending { attempts, .. } => {
                         standing.terminal = Terminal::Not;
                         (standing.attempts, standing.durable_attempts) = (attempts, attempts);
+                        standing.changes =
+                            super::operator::Changes::found(self.log.live(), message.slot, n as u16);
                     }
                 }
             }
@@ -574,7 +590,8 @@ impl World {
 }
 
 fn promised(slot: Slot, envelope: Envelope, body: Vec<u8>, waits: BTreeSet<GroupSeq>, dsn: bool) -> Promised {
-    let fresh = Standing { terminal: Terminal::Not, durable_attempts: 0, attempts: 0 };
+    let fresh =
+        Standing { terminal: Terminal::Not, durable_attempts: 0, attempts: 0, changes: Default::default() };
     let standing = vec![fresh; envelope.recipients.len()];
     Promised { slot, envelope, body, waits, accepted: false, refused: false, void: false, dsn, standing }
 }
@@ -584,12 +601,14 @@ fn check_found(id: MessageId, message: &RecoveredMessage, promised: &Promised) {
     assert_eq!(message.envelope, promised.envelope);
     assert!(
         message.states.contains(&RecipientState::Pending { attempts: 0, next: WallTime(0) })
-            || message.states.iter().any(|s| *s != RecipientState::Done),
+            || message.states.iter().any(|s| !matches!(s, RecipientState::Done(_))),
         "{id} has ended and is offered"
     );
     for (state, standing) in message.states.iter().zip(&promised.standing) {
         match (state, standing.terminal) {
-            (RecipientState::Done, terminal) => assert!(terminal != Terminal::Not, "{id} was not delivered"),
+            (RecipientState::Done(_), terminal) => {
+                assert!(terminal != Terminal::Not, "{id} was not delivered")
+            }
             (RecipientState::Pending { .. }, Terminal::Durable) => panic!("{id} was delivered, durably"),
             (RecipientState::Pending { attempts, .. }, _) => assert!(
                 (standing.durable_attempts..=standing.attempts).contains(attempts),
