@@ -10,8 +10,9 @@ Each round gives every server a fresh queue in a temporary directory, sends it N
   memory        highest sum of PSS of its processes (memory they share counts once); RSS in the JSON
   flushes       commands to the disk below --dir to empty its cache, per 1,000 messages: what of the
                 durability was really in force. Without any, an acknowledged message can be lost with
-                the power. The whole disk is counted, so keep others off it; "-" where the kernel does
-                not say (tmpfs, or a disk without a cache that needs it)
+                the power. The whole disk is counted, and what it did in the second before the run is
+                taken off: keep others off it. "-" where the kernel does not say (tmpfs, or a disk
+                without a cache that needs it)
   durability    what the server is set to do before it acknowledges
 
 A ratio is that of the medians to the first server's, with the lowest and highest ratio of a round.
@@ -122,6 +123,13 @@ def flushes(path):
             return int(f.read().split()[15])
     except (OSError, IndexError, ValueError):
         return None
+
+
+def flush_rate(path):
+    """How often a second others empty the disk's cache."""
+    before = flushes(path)
+    time.sleep(1)
+    return 0 if before is None else flushes(path) - before
 
 
 class Server:
@@ -350,6 +358,7 @@ def measure(server, options):
         family = Family(process.pid)
         watcher = threading.Thread(target=lambda: watch(family, done))
         watcher.start()
+        noise_per_sec = flush_rate(directory)
         cpu_before, flushes_before, begun = family.cpu_sec(), flushes(directory), time.monotonic()
         command = [options.ringpost, "load", "--to", f"127.0.0.1:{port}", "--messages", str(options.messages),
                    "--connections", str(options.connections), "--size", options.size, "--recipients-per-message",
@@ -365,7 +374,9 @@ def measure(server, options):
             # The sink has waited for mail that was refused or did not come.
             seconds -= DELIVERY_PATIENCE_SEC
         cpu = family.cpu_sec() - cpu_before
-        flushed = None if flushes_before is None else flushes(directory) - flushes_before
+        flushed = None
+        if flushes_before is not None:
+            flushed = max(flushes(directory) - flushes_before - noise_per_sec * (time.monotonic() - begun), 0)
         done.set()
         watcher.join()
         delivered = max(report["unique"], 1)

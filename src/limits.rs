@@ -45,15 +45,34 @@ pub const DEFAULT_MAX_MESSAGE_BYTES: u64 = 50 * 1024 * 1024;
 pub const MAX_MESSAGE_BYTES: u64 = 1024 * 1024 * 1024;
 /// Largest `--max-recipients`: a recipient's number within its message has 16 bits.
 pub const MAX_RECIPIENTS: usize = u16::MAX as usize;
+/// Recipients refused since the last accepted message before the session ends: as many as a list can have
+/// whose client sends it all at once and would send the rest again.
+pub const REFUSED_RECIPIENTS: u32 = MAX_RECIPIENTS as u32;
+/// Bytes of a command line that are read and dropped so that the client gets to read the refusal: no
+/// mistake is longer.
+pub const DROPPED_LINE_BYTES: usize = 1024 * 1024;
 /// Received headers in a message before it is taken for a loop (RFC 5321 §6.3 asks for ≥ 100).
 pub const RECEIVED_HOPS: usize = 100;
 /// Bytes of a refused message that are read and dropped so that the client gets to read the refusal;
 /// past them the connection is closed: four times the default message size is more than a mistake.
 pub const REFUSED_BODY_BYTES: u64 = 4 * DEFAULT_MAX_MESSAGE_BYTES;
-/// Wait for the next command of a client (RFC 5321 §4.5.3.2.7: at least 5 minutes).
-pub const COMMAND_WAIT: Duration = Duration::from_secs(300);
-/// Wait for more message data (RFC 5321 §4.5.3.2.5: 3 minutes for a block).
-pub const DATA_BLOCK_WAIT: Duration = Duration::from_secs(180);
+/// Wait for a command of a client by default (`--command-wait`), from the reply before to its last byte
+/// (RFC 5321 §4.5.3.2.7: at least 5 minutes).
+pub const DEFAULT_COMMAND_WAIT: Duration = Duration::from_secs(300);
+/// Wait for more message data by default (`--data-wait`; RFC 5321 §4.5.3.2.5: 3 minutes for a block).
+pub const DEFAULT_DATA_WAIT: Duration = Duration::from_secs(180);
+/// Largest `--command-wait` and `--data-wait`: a client silent for longer will not come back.
+pub const MAX_CLIENT_WAIT: Duration = Duration::from_secs(3600);
+/// Bytes per second that a message body must bring, but for one `--data-wait`: a modem of 1990 brings twice
+/// as many, and who sends a byte a minute only means to hold a place.
+pub const LEAST_BODY_BYTES_PER_SEC: u64 = 500;
+/// Memory that a silent session may hold besides what its allocations are rounded up to, its socket and its
+/// places in tables: a test holds the code to it, so that a hundred thousand of them fit in half a gigabyte.
+pub const IDLE_SESSION_BYTES: usize = 3584;
+/// Part of `--max-connections` in use from which on silent clients make room for others.
+pub const CROWDED_PERCENT: usize = 90;
+/// Silence that a client is allowed then: what is too short for a person is long for a program.
+pub const CROWDED_WAIT: Duration = Duration::from_secs(20);
 /// Wait until a client has taken our replies: one that does not read is not worth its slot.
 pub const REPLY_WRITE_WAIT: Duration = Duration::from_secs(60);
 /// Wait while saying goodbye: for the peer to take the last reply and close.
@@ -85,8 +104,6 @@ pub const PROXY_HEADER_WAIT: Duration = Duration::from_secs(10);
 pub const MAX_GREET_PAUSE: Duration = Duration::from_secs(60);
 /// A session that says nothing for this long gives its buffers back and waits without them.
 pub const IDLE_BUFFER_WAIT: Duration = Duration::from_secs(2);
-/// Data that must come in [`DATA_BLOCK_WAIT`]: one that sends less holds a slot and a buffer for nothing.
-pub const LEAST_BLOCK_BYTES: usize = 4096;
 /// Buffer of a session before it has said more than fits there.
 pub const FIRST_BUFFER_BYTES: usize = 1024;
 /// Certificate files (`--tls-cert`), their keys and the client authorities are read up to this size.

@@ -256,8 +256,8 @@ impl fmt::Display for LoadReport {
                 process.peak_rss_bytes as f64 / f64::from(1 << 20)
             )?;
         }
-        if let Some(verdict) = &self.verdict {
-            writeln!(f, "sink: {verdict}")?;
+        if let (Some(verdict), Some(sink)) = (&self.verdict, &self.sink) {
+            writeln!(f, "sink: {verdict}; {:.1} µs CPU per message there", sink.cpu_us_per_message)?;
         }
         for (kind, count) in &self.errors {
             let sample = self.error_samples.get(kind).map_or("", String::as_str);

@@ -131,6 +131,8 @@ pub struct Config {
     pub max_recipients: usize,
     pub client_limits: ClientLimits,
     pub greet_pause: Duration,
+    pub command_wait: Duration,
+    pub data_wait: Duration,
     pub destination_connections: u32,
     /// Messages to one destination; none: no limit.
     pub destination_rate: Option<crate::schedule::Rate>,

@@ -236,6 +236,18 @@ pub static SETTINGS: &[Setting] = &[
         Text(&["0s"]),
         "Wait before the greeting; a client that speaks first gets 421; who may relay is exempt",
     ),
+    one(
+        "command-wait",
+        "TIME",
+        Text(&["5m"]),
+        "How long a client may take for a command; 20s when --max-connections is nearly reached",
+    ),
+    one(
+        "data-wait",
+        "TIME",
+        Text(&["3m"]),
+        "How long a client may be silent inside a message, which must bring 500 bytes/s on the whole",
+    ),
     one("destination-connections", "N", Text(&["20"]), "Most connections to one destination at a time"),
     one(
         "destination-rate",

@@ -34,6 +34,8 @@ fn every_default_is_valid_and_equals_its_limit() {
     assert_eq!(clients.max_connections_per_ip, crate::limits::DEFAULT_MAX_CONNECTIONS_PER_IP);
     assert!(config.tls_pairs.is_empty() && config.submission.is_empty() && config.local_domains.is_empty());
     assert!(config.proxy_from.is_empty() && config.xclient_from.is_empty() && config.greet_pause.is_zero());
+    assert_eq!(config.command_wait, crate::limits::DEFAULT_COMMAND_WAIT);
+    assert_eq!(config.data_wait, crate::limits::DEFAULT_DATA_WAIT);
     assert_eq!(config.destination_connections, crate::limits::DEFAULT_DESTINATION_CONNECTIONS);
     assert_eq!(config.messages_per_connection, crate::limits::DEFAULT_MESSAGES_PER_CONNECTION);
     assert_eq!(

@@ -107,6 +107,8 @@ impl Reader<'_> {
             max_recipients: self.count("max-recipients", 1, limits::MAX_RECIPIENTS as u64) as usize,
             client_limits: self.client_limits(),
             greet_pause: self.time("greet-pause", Duration::ZERO, limits::MAX_GREET_PAUSE),
+            command_wait: self.time("command-wait", Duration::from_secs(1), limits::MAX_CLIENT_WAIT),
+            data_wait: self.time("data-wait", Duration::from_secs(1), limits::MAX_CLIENT_WAIT),
             destination_connections: self.count(
                 "destination-connections",
                 1,

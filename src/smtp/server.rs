@@ -125,7 +125,8 @@ pub enum Goodbye {
 enum State {
     Commands,
     /// The rest of a line that was too long, to be dropped up to its CRLF.
-    LongLine,
+    /// … of which so many bytes were dropped.
+    LongLine(usize),
     Body(BodyReader),
     Chunk(chunk::Chunk),
     /// Between BodyEnds and `finish`.
@@ -173,6 +174,7 @@ pub struct ServerSession {
     errors: u32,
     /// Since the last accepted message.
     bad_commands: u32,
+    refused_recipients: u32,
     /// Since the last accepted recipient or message.
     idle_commands: u32,
 }
@@ -198,6 +200,7 @@ impl ServerSession {
             room: Room::Bytes(u64::MAX),
             errors: 0,
             bad_commands: 0,
+            refused_recipients: 0,
             idle_commands: 0,
         }
     }
@@ -243,14 +246,17 @@ impl ServerSession {
                     }
                     Line::Partial => None,
                     Line::TooLong => {
-                        self.state = State::LongLine;
+                        self.state = State::LongLine(0);
                         continue;
                     }
                 },
-                State::LongLine => {
+                State::LongLine(dropped) => {
                     let (bytes, ended) = skip_line(rest);
                     consumed += bytes;
-                    if ended {
+                    *dropped += bytes;
+                    if *dropped > limits::DROPPED_LINE_BYTES {
+                        self.give_up(replies)
+                    } else if ended {
                         self.state = State::Commands;
                         self.refuse(CommandError::LineTooLong, replies)
                     } else {
@@ -364,9 +370,7 @@ impl ServerSession {
             CommandError::Recipient(_) | CommandError::NonAscii
                 if (self.peer.may_relay || self.login.is_some()) && self.transaction.is_some() =>
             {
-                self.recipient_refused = true;
-                push(replies, &[error.reply()]);
-                None
+                self.refuse_recipient(replies, error.reply())
             }
             _ => self.bad(replies, error.reply()),
         }
@@ -385,11 +389,23 @@ impl ServerSession {
         self.push_or_close(self.idle_commands > limits::IDLE_COMMANDS, replies, reply)
     }
 
+    /// Answers a recipient that is not taken and is no error of the session, or ends it if there were too
+    /// many.
+    fn refuse_recipient(&mut self, replies: &mut Vec<u8>, reply: &str) -> Option<Step> {
+        self.recipient_refused = true;
+        self.refused_recipients += 1;
+        self.push_or_close(self.refused_recipients > limits::REFUSED_RECIPIENTS, replies, reply)
+    }
+
     fn push_or_close(&mut self, close: bool, replies: &mut Vec<u8>, reply: &str) -> Option<Step> {
         if !close {
             push(replies, &[reply]);
             return None;
         }
+        self.give_up(replies)
+    }
+
+    fn give_up(&mut self, replies: &mut Vec<u8>) -> Option<Step> {
         push(replies, &["421 4.7.0 ", &self.config.hostname, " Too many errors or idle commands\r\n"]);
         self.state = State::Closed;
         Some(Step::Close)

@@ -122,7 +122,7 @@ async fn greet(worker: &Rc<Worker>, mut arrival: Arrival, trusted: bool) -> Ende
             return Ended::ByUs;
         }
     }
-    Talk::new(worker.clone(), arrival).run().await
+    Box::new(Talk::new(worker.clone(), arrival)).run().await
 }
 
 /// Whether the client says something in the pause before the greeting.
@@ -182,5 +182,23 @@ async fn read_proxy_header(wire: &mut Wire) -> Result<(Option<SocketAddr>, Vec<u
             Ok(_) => {}
             Err(error) => return Err(format!("no PROXY header came: {error}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a task of ours holds, whatever it waits for.
+    fn bytes<A, F>(_: impl FnOnce(A) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_silent_session_is_small() {
+        type Accepted = (Rc<Worker>, Stream, SocketAddr, Service);
+        let task = bytes(|(worker, stream, from, service): Accepted| serve(worker, stream, from, service));
+        println!("{task} bytes of task, {} of session", size_of::<Talk>());
+        assert!(task + size_of::<Talk>() <= limits::IDLE_SESSION_BYTES, "{task} + {}", size_of::<Talk>());
     }
 }

@@ -90,6 +90,11 @@ impl Gate {
         Arc::new(Gate { limits: config.client_limits, total: AtomicUsize::new(0), known: Mutex::default() })
     }
 
+    /// Whether so many places are taken that those who only sit there should go.
+    pub fn is_crowded(&self) -> bool {
+        self.total.load(Relaxed) * 100 > self.limits.max_connections * limits::CROWDED_PERCENT
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().expect("no thread panics while it holds this lock")
     }
@@ -248,7 +253,9 @@ mod tests {
         let _near =
             (admit(&gate, "127.0.0.1", 0).expect("loopback"), admit(&gate, "127.0.0.1", 0).expect("exempt"));
         assert!(gate.enter().is_none(), "three in all");
+        assert!(gate.is_crowded());
         drop(first);
+        assert!(!gate.is_crowded(), "two of three are not nine in ten");
         assert!(admit(&gate, "192.0.2.1", 0).is_ok());
         let known = gate.known();
         assert!(known.open.is_empty() && known.open_networks.is_empty());

@@ -2,8 +2,9 @@
 //!
 //! Owns: the loop that feeds the sans-IO session with what the socket gave, stores the messages it
 //! yields, and sends its replies. Promises: a reply to the end of data goes out only when the commit's
-//! fate is known (RFC 5321 §4.2.5, §6.1); a session holds one small buffer while it talks commands; no
-//! wait is without a bound (RFC 5321 §4.5.3.2). Must not: know the grammar of SMTP.
+//! fate is known (RFC 5321 §4.2.5, §6.1); a session holds one small buffer while it talks commands, and none
+//! while it is silent; no wait is without a bound, and a trickle of bytes renews none (RFC 5321 §4.5.3.2).
+//! Must not: know the grammar of SMTP.
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::arrival::{self, Arrival};
 use super::doors::Doors;
 use super::gate::Place;
 use super::incoming::{Incoming, LEAST_READ, Origin, Stored};
+use super::patience::{Patience, Waits};
 use super::wire::Wire;
 use crate::auth::{Exchange, User};
 use crate::clock::Tick;
@@ -53,14 +55,17 @@ pub struct Talk {
     pub(super) exchange: Option<Box<Exchange>>,
     /// Who has logged in.
     pub(super) user: Option<Arc<User>>,
-    /// Since when the client owes the rest of a command or a block of data, and what came of the block.
-    since: Tick,
-    block_bytes: usize,
+    patience: Patience,
+    /// When the input was read.
+    heard: Tick,
 }
 
 impl Talk {
     pub fn new(worker: Rc<Worker>, arrival: Arrival) -> Talk {
         let Arrival { wire, client, service, place, doors, tls, early } = arrival;
+        let config = &worker.shared.config;
+        let waits = Waits { command: config.command_wait, data: config.data_wait };
+        let now = ring::now();
         let mut talk = Talk {
             session: ServerSession::new(doors.smtp(service), super::login::peer(&worker, client, client)),
             worker,
@@ -76,8 +81,8 @@ impl Talk {
             tls: None,
             exchange: None,
             user: None,
-            since: ring::now(),
-            block_bytes: 0,
+            patience: Patience::new(waits, now),
+            heard: now,
         };
         if let Some(session) = tls {
             talk.secured(session);
@@ -91,7 +96,9 @@ impl Talk {
         self.session.tls_started(self.bindings().is_some());
     }
 
-    pub async fn run(mut self) -> Ended {
+    /// From the greeting to the end. What waits here waits by the thousand: rare and large steps have a
+    /// place of their own on the heap, so that a silent session is small.
+    pub async fn run(mut self: Box<Self>) -> Ended {
         let ended = self.converse().await;
         let client = self.client.ip();
         if !self.worker.shared.may_relay(client) {
@@ -163,41 +170,57 @@ impl Talk {
 
     /// Reads more behind what is not yet consumed.
     async fn read(&mut self) -> Read {
-        let wait = self.wait();
-        if wait.is_zero() {
+        let left = self.patience.left(ring::now());
+        if left.is_zero() {
             return Read::TimedOut;
         }
         if let Some(incoming) = self.incoming.as_mut().filter(|i| i.is_direct()) {
-            let result = incoming.read(&mut self.wire, wait).await;
+            let result = incoming.read(&mut self.wire, left).await;
             return self.have_read(result);
         }
-        self.make_room();
+        if self.session.in_body() {
+            return self.read_within(left).await;
+        }
         // Most clients answer soon; one that does not must not pin a buffer while it is silent.
-        let with_buffer = if self.session.in_body() { wait } else { wait.min(limits::IDLE_BUFFER_WAIT) };
+        let soon = left.min(limits::IDLE_BUFFER_WAIT);
+        match self.read_within(soon).await {
+            Read::TimedOut if soon < left => self.read_when_it_speaks().await,
+            read => read,
+        }
+    }
+
+    async fn read_within(&mut self, wait: Duration) -> Read {
+        self.make_room();
         let input = std::mem::take(&mut self.input);
-        let (result, input) = self.wire.read(input, with_buffer).await;
+        let (result, input) = self.wire.read(input, wait).await;
         self.input = input;
-        match result {
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut && with_buffer < wait => {
-                self.put_down_buffers();
-                // Read::Some without anything new: the caller comes back here and reads.
-                let waited = self.wire.readable(wait - with_buffer).await.map(|()| 1);
-                waited.map_or_else(|error| Read::from_error(&error), |_| Read::Some)
+        self.have_read(result)
+    }
+
+    /// Waits for a client that has been silent for a while, holding no more than it has sent, and makes
+    /// room for others where the server is nearly full.
+    async fn read_when_it_speaks(&mut self) -> Read {
+        self.put_down_buffers();
+        loop {
+            let left = self.patience.left(ring::now());
+            match self.wire.readable(left.min(limits::CROWDED_WAIT)).await {
+                // Without anything new: the caller comes back here and reads.
+                Ok(()) => return Read::Some,
+                Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                    if left <= limits::CROWDED_WAIT || self.worker.shared.gate.is_crowded() {
+                        return Read::TimedOut;
+                    }
+                }
+                Err(error) => return Read::from_error(&error),
             }
-            result => self.have_read(result),
         }
     }
 
     fn have_read(&mut self, result: std::io::Result<usize>) -> Read {
+        self.heard = ring::now();
         match result {
             Ok(0) => Read::End,
-            Ok(bytes) => {
-                self.block_bytes += bytes;
-                if self.session.in_body() && self.block_bytes >= limits::LEAST_BLOCK_BYTES {
-                    self.goes_on();
-                }
-                Read::Some
-            }
+            Ok(_) => Read::Some,
             // Woken because the server stops; the caller looks again.
             Err(error) => Read::from_error(&error),
         }
@@ -205,15 +228,17 @@ impl Talk {
 
     /// The client has finished what it owed: from here on it owes the next.
     fn goes_on(&mut self) {
-        self.since = ring::now();
-        self.block_bytes = 0;
+        self.patience.renew(ring::now());
     }
 
-    /// How long the client may still take: for the whole of a command, or of a block of data, so that one
-    /// that sends a byte now and then is not waited for for ever.
-    fn wait(&self) -> Duration {
-        let wait = if self.session.in_body() { limits::DATA_BLOCK_WAIT } else { limits::COMMAND_WAIT };
-        wait.saturating_sub(ring::now().since(self.since))
+    /// Takes note of what a step has made of the input: bytes of a body, or something whole, which is
+    /// answered. Bytes of a command alone are no progress.
+    fn heed(&mut self, consumed: usize, is_whole: bool) {
+        if self.session.in_body() {
+            self.patience.body(consumed, self.heard);
+        } else if is_whole {
+            self.patience.renew(self.heard);
+        }
     }
 
     /// Moves the unconsumed rest to the front. A client that fills the buffer, or sends a body, gets a larger
@@ -249,7 +274,7 @@ impl Talk {
     async fn work(&mut self) -> bool {
         loop {
             if self.incoming.as_ref().is_some_and(Incoming::is_direct) {
-                match self.work_direct().await {
+                match Box::pin(self.work_direct()).await {
                     Worked::Some => continue,
                     Worked::Stuck => return false,
                     Worked::Over => return true,
@@ -261,14 +286,12 @@ impl Talk {
                 return true;
             }
             self.session.set_room(self.worker.room_for_mail());
-            let input = &self.input[self.start..];
-            let (consumed, step) = self.session.step(input, &mut self.replies);
+            let answered = self.replies.len();
+            let (consumed, step) = self.session.step(&self.input[self.start..], &mut self.replies);
+            self.heed(consumed, !matches!(step, Step::More) || self.replies.len() != answered);
             match step {
                 Step::More => {
                     self.start += consumed;
-                    if consumed > 0 && !self.session.in_body() {
-                        self.goes_on();
-                    }
                     // A session that keeps its replies back makes progress once they are sent.
                     if self.replies.len() >= limits::REPLY_BYTES && self.start < self.input.len() {
                         if !self.flush().await {
@@ -283,11 +306,10 @@ impl Talk {
                     self.count_recipients();
                     let origin = Origin { client: self.client.ip(), tls: self.tls.as_ref() };
                     self.incoming = Some(Incoming::begin(&self.worker, &self.session, origin));
-                    self.goes_on();
                 }
                 Step::Body(range) => {
                     if let Some(incoming) = &mut self.incoming {
-                        incoming.take(&input[range]);
+                        incoming.take(&self.input[self.start..][range]);
                     }
                     self.start += consumed;
                     self.maybe_go_direct().await;
@@ -298,13 +320,13 @@ impl Talk {
                 }
                 Step::BodyEnds => {
                     self.start += consumed;
-                    self.finish_message().await;
+                    Box::pin(self.finish_message()).await;
                 }
                 Step::StartTls => {
                     // What was sent behind the command was sent in the clear: nobody knows by whom.
                     self.input.clear();
                     self.start = 0;
-                    if !self.start_tls().await {
+                    if !Box::pin(self.start_tls()).await {
                         return true;
                     }
                     return false;
@@ -357,7 +379,10 @@ impl Talk {
         // With more than that left the body is about to end: the rest is the next commands.
         if incoming.wants_direct() && self.input.len() - self.start < LEAST_READ {
             let rest = self.input[self.start..].to_vec();
-            incoming.go_direct(&self.worker, &rest).await;
+            let begun = ring::now();
+            Box::pin(incoming.go_direct(&self.worker, &rest)).await;
+            // A wait for our buffers is not the client's.
+            self.patience.forgive(ring::now().since(begun));
             self.input.clear();
             self.start = 0;
         }
@@ -367,13 +392,16 @@ impl Talk {
     async fn work_direct(&mut self) -> Worked {
         let incoming = self.incoming.as_mut().expect("the caller has looked");
         let (consumed, step) = self.session.step(incoming.unconsumed(), &mut self.replies);
+        self.patience.body(consumed, self.heard);
         match step {
             Step::More => {
                 incoming.skip(consumed);
                 if self.replies.len() >= limits::REPLY_BYTES && !incoming.unconsumed().is_empty() {
                     return if self.flush().await { Worked::Some } else { Worked::Over };
                 }
+                let begun = ring::now();
                 incoming.make_room(&self.worker).await;
+                self.patience.forgive(ring::now().since(begun));
                 return Worked::Stuck;
             }
             Step::Body(range) => {

@@ -29,6 +29,7 @@ mod operate;
 mod outbound;
 mod outcome;
 mod parked;
+mod patience;
 mod policies;
 mod post;
 mod providers;

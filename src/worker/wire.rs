@@ -158,12 +158,14 @@ impl Wire {
 impl Layer {
     /// Fills `out` with what is decrypted, or waits for more. 0 at the end.
     async fn read(&mut self, stream: &Stream, out: &mut [u8], wait: Duration) -> io::Result<usize> {
+        // For all of it: a record that comes byte by byte must not renew the wait.
+        let deadline = Instant::now() + wait;
         loop {
             let read = self.tls.read(out);
             if read > 0 || self.closed {
                 return Ok(read);
             }
-            self.receive(stream, wait).await?;
+            self.receive(stream, deadline.saturating_duration_since(Instant::now())).await?;
         }
     }
 

@@ -241,9 +241,9 @@ fn long_command_lines_are_swallowed() {
             assert_eq!(run(true, input.as_bytes(), &[cut]), expected, "{bytes} bytes cut at {cut}");
         }
     }
-    // A line of any length fits the driver's buffer: it is consumed but for a last CR.
+    // A line of this length fits the driver's buffer: it is consumed but for a last CR.
     let mut driver = Driver::new(true);
-    for _ in 0..1000 {
+    for _ in 1..limits::DROPPED_LINE_BYTES / limits::SESSION_BUFFER_BYTES {
         assert!(driver.feed(&[b'x'; limits::SESSION_BUFFER_BYTES]).is_empty());
     }
     assert_eq!(driver.feed(b"\n\r"), b"\r");
@@ -379,6 +379,41 @@ fn clients_that_only_err_or_only_talk_are_sent_away() {
     );
     assert!(run(true, input.as_bytes(), &[]).ends_with("queued\n"));
     assert!(run(false, input.as_bytes(), &[]).ends_with(away));
+}
+
+#[test]
+fn recipients_without_end_are_given_up() {
+    let taken = "HELO c\r\nMAIL FROM:<a@b>\r\n".to_owned() + &"RCPT TO:<c@d>\r\n".repeat(3);
+    let limit = limits::REFUSED_RECIPIENTS as usize;
+    // In pieces, as a driver has it: a batch that makes too many replies waits until these are sent.
+    let run = |input: String| {
+        let cuts: Vec<usize> = (4096..input.len()).step_by(4096).collect();
+        run(true, input.as_bytes(), &cuts)
+    };
+    for line in ["RCPT TO:<c@d>\r\n", "RCPT TO:<bad>\r\n"] {
+        let log = run(taken.clone() + &line.repeat(limit));
+        assert_eq!((log.contains("S:421"), log.lines().count()), (false, limit + 5), "{line}");
+        let log = run(taken.clone() + &line.repeat(limit + 1));
+        assert!(log.ends_with("Too many errors or idle commands\n!close\n"), "{line}");
+    }
+    // A list of that length that is sent all at once, again and again, loses nothing.
+    let round = format!("MAIL FROM:<a@b>\r\n{}DATA\r\n.\r\n", "RCPT TO:<c@d>\r\n".repeat(limit / 2));
+    let log = run("HELO c\r\n".to_owned() + &round.repeat(4));
+    assert_eq!((log.matches("queued").count(), log.contains("S:421")), (4, false));
+}
+
+#[test]
+fn a_line_without_end_is_given_up() {
+    let most = limits::COMMAND_LINE_BYTES + limits::DROPPED_LINE_BYTES;
+    for (bytes, is_closed) in [(most / 2, false), (most + 1, true)] {
+        let line = vec![b'x'; bytes];
+        for piece in [4096, 100_000] {
+            let cuts: Vec<usize> = (piece..bytes).step_by(piece).collect();
+            let log = run(true, &[&line[..], b"\r\nNOOP\r\n"].concat(), &cuts);
+            assert_eq!(log.ends_with("!close\n"), is_closed, "{bytes} in pieces of {piece}");
+            assert_eq!(log.contains("S:500"), !is_closed);
+        }
+    }
 }
 
 #[test]

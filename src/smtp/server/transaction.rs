@@ -57,6 +57,7 @@ impl ServerSession {
             Verdict::Accepted(id) => {
                 write!(replies, "250 2.0.0 {id} queued\r\n").expect("writing to memory does not fail");
                 self.bad_commands = 0;
+                self.refused_recipients = 0;
                 self.idle_commands = 0;
                 self.dropped_bytes = 0;
             }
@@ -179,9 +180,7 @@ impl ServerSession {
             }
             None => "550 5.1.1 This host has no postmaster: its name is no domain\r\n",
         };
-        self.recipient_refused = true;
-        push(replies, &[reply]);
-        None
+        self.refuse_recipient(replies, reply)
     }
 
     pub(super) fn data(&mut self, replies: &mut Vec<u8>) -> Option<Step> {
