@@ -237,7 +237,9 @@ fn peers_that_misbehave_hold_up_only_their_own_mail() {
 fn replies_may_come_in_pieces_and_by_the_hundred() {
     let peer = Peer::dribbling();
     let dir = spool();
-    let server = Server::start(dir.path(), &["--workers", "1", "--route", &peer.route()]);
+    let whole = ["--recipients-per-message", "300"];
+    let server =
+        Server::start(dir.path(), &[&["--workers", "1", "--route", &peer.route()], &whole[..]].concat());
     let mut client = Client::connect(server.addr);
     let many: Vec<String> = (0..300).map(|n| format!("user{n}@one.test")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();

@@ -619,8 +619,13 @@ impl Home {
         }
         let slices: Vec<&[u8]> = extents.iter().map(|e| &**e).collect();
         let decoded = decode_message(plan, &slices, self.config.identity);
-        if let Err(error @ ReadError::Damaged(_)) = &decoded {
-            self.set_aside(plan, &slices, error).await;
+        match &decoded {
+            // It is still being written: nothing is damaged.
+            Err(ReadError::Damaged(_)) if !self.log.borrow().live().is_durable(plan.slot) => {
+                return Err(ReadError::Gone);
+            }
+            Err(error @ ReadError::Damaged(_)) => self.set_aside(plan, &slices, error).await,
+            _ => {}
         }
         decoded
     }
