@@ -608,6 +608,7 @@ impl Home {
     }
 
     async fn read_plan(&self, plan: &ReadPlan) -> Result<StoredMessage, ReadError> {
+        let whole = self.log.borrow().live().is_durable(plan.slot);
         let mut extents = Vec::with_capacity(plan.extents.len());
         for extent in &plan.extents {
             let file = self.files.borrow().get(&extent.file).cloned().ok_or(ReadError::Gone)?;
@@ -620,10 +621,8 @@ impl Home {
         let slices: Vec<&[u8]> = extents.iter().map(|e| &**e).collect();
         let decoded = decode_message(plan, &slices, self.config.identity);
         match &decoded {
-            // It is still being written: nothing is damaged.
-            Err(ReadError::Damaged(_)) if !self.log.borrow().live().is_durable(plan.slot) => {
-                return Err(ReadError::Gone);
-            }
+            // It was still being written: nothing is damaged.
+            Err(ReadError::Damaged(_)) if !whole => return Err(ReadError::Gone),
             Err(error @ ReadError::Damaged(_)) => self.set_aside(plan, &slices, error).await,
             _ => {}
         }
