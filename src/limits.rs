@@ -393,10 +393,19 @@ pub const MEMORY_TIGHT_PERCENT: u64 = 85;
 /// How often a worker looks at the memory in use: between two looks a disk or network of 1 GB/s brings
 /// a few hundred megabytes at most.
 pub const MEMORY_CHECK_WAIT: Duration = Duration::from_millis(250);
+/// How often a worker gives back what the allocator holds free: more often would have the kernel clear the
+/// same pages again and again, and less often shows in the memory of a server that has become quiet.
+pub const HEAP_COLLECT_WAIT: Duration = Duration::from_secs(1);
 /// Looks in a row that must find the memory full, with nothing left to give back, before new mail is refused.
 pub const MEMORY_FULL_LOOKS: u32 = 20;
 /// Bytes of bodies a worker keeps in memory after commit, for delivery without reading the disk.
 pub const BODY_CACHE_BYTES: usize = 256 * 1024 * 1024;
+/// Address space of one worker for small bodies: what is kept for delivery and what is being received.
+/// Past it they lie on the ordinary heap.
+pub const BODY_ARENA_BYTES: usize = 2 * BODY_CACHE_BYTES;
+/// Memory of one worker for small bodies that stays resident from the start: about 3,000 messages of
+/// 4 KiB, the mail of some tenths of a second, so that memory does not wander with the moment's backlog.
+pub const BODY_ARENA_FLOOR_BYTES: usize = 16 * 1024 * 1024;
 /// Queued recipients in one shard (index width of the scheduler's tables).
 pub const QUEUED_RECIPIENTS: usize = u32::MAX as usize - 1;
 /// Events waiting for the event log's writer; past it events are counted as dropped, mail is not held.

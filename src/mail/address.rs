@@ -7,19 +7,21 @@
 //! [`Address::is_ascii`] holds, in any. Must not: parse whole commands (that is `smtp::command`) or
 //! headers.
 use std::fmt;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::short::Short;
 use crate::limits;
 
 /// A domain name in A-label form, lower case, or an address literal with its brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Domain(Box<str>);
+pub struct Domain(Short);
 
 /// A mailbox: local part as written (quoted form kept) and domain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// `local@domain`, the domain normalised.
-    text: Box<str>,
+    text: Short,
     /// The part of `text` behind the `@`, once more: callers keep and compare domains by reference.
     domain: Domain,
 }
@@ -93,9 +95,9 @@ impl Domain {
             return parse_literal(text).map(Domain::from_ip);
         }
         check_name(text)?;
-        let mut name = ascii(text);
+        let mut name = Short::from(ascii(text));
         name.make_ascii_lowercase();
-        Ok(Domain(name.into_boxed_str()))
+        Ok(Domain(name))
     }
 
     /// [`Domain::parse`] for internationalised names as well: U-labels become A-labels (RFC 5890 §2.3.2.1).
@@ -117,11 +119,17 @@ impl Domain {
 
     /// The address literal of `ip`: `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
     pub fn from_ip(ip: IpAddr) -> Domain {
-        let text = match ip {
-            IpAddr::V4(v4) => format!("[{v4}]"),
-            IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
-        };
-        Domain(text.into_boxed_str())
+        // The longest, of an IPv6 address that ends in an IPv4 one, has 52 bytes.
+        let mut text = [0; 64];
+        let mut rest = &mut text[..];
+        let room = rest.len();
+        match ip {
+            IpAddr::V4(v4) => write!(rest, "[{v4}]"),
+            IpAddr::V6(v6) => write!(rest, "[IPv6:{v6}]"),
+        }
+        .expect("every literal has room");
+        let bytes = room - rest.len();
+        Domain(Short::from(ascii(&text[..bytes])))
     }
 
     /// The name in lower case without a trailing dot, or the literal with its brackets.
@@ -181,13 +189,10 @@ impl Address {
             Script::Unicode => Domain::parse_utf8(&text[at + 1..])?,
         };
         // An A-label may be longer than what it was made from.
-        if at + 1 + domain.0.len() > limits::PATH_BYTES - 2 {
+        if at + 1 + domain.0.as_bytes().len() > limits::PATH_BYTES - 2 {
             return Err(AddressError::TooLong);
         }
-        let mut whole = String::with_capacity(at + 1 + domain.0.len());
-        whole.push_str(local);
-        whole.push_str(&domain.0);
-        Ok(Address { text: whole.into_boxed_str(), domain })
+        Ok(Address { text: Short::concat(&[local, &domain.0]), domain })
     }
 
     /// `local@domain`, the domain normalised.
@@ -197,7 +202,7 @@ impl Address {
 
     /// The local part as the client wrote it, with its quotes if it has any.
     pub fn local(&self) -> &str {
-        &self.text[..self.text.len() - self.domain.0.len() - 1]
+        &self.text[..self.text.as_bytes().len() - self.domain.0.as_bytes().len() - 1]
     }
 
     pub fn domain(&self) -> &Domain {
@@ -220,8 +225,8 @@ fn is_harmless(c: char) -> bool {
 }
 
 /// `text` as a string; its bytes have passed a grammar of printable ASCII.
-fn ascii(text: &[u8]) -> String {
-    String::from_utf8(text.to_vec()).expect("checked text is ASCII")
+fn ascii(text: &[u8]) -> &str {
+    std::str::from_utf8(text).expect("checked text is ASCII")
 }
 
 /// The grammar of a domain name, see [`Domain::parse`].

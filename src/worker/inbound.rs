@@ -112,7 +112,7 @@ impl Talk {
             if self.worker.draining.get() && self.incoming.is_none() {
                 return self.say_goodbye(Goodbye::Stopping).await;
             }
-            if !self.flush().await {
+            if !self.post().await {
                 return Ended::ByPeer;
             }
             // The stop may have come while the replies went out.
@@ -137,10 +137,22 @@ impl Talk {
         Ended::ByUs
     }
 
+    /// Has the replies sent while the client's next words are waited for; false if it did not take the last.
+    async fn post(&mut self) -> bool {
+        if self.replies.is_empty() {
+            return true;
+        }
+        let replies = std::mem::take(&mut self.replies);
+        let (result, mut replies) = self.wire.post(replies, limits::REPLY_WRITE_WAIT).await;
+        replies.clear();
+        self.replies = replies;
+        result.is_ok()
+    }
+
     /// Sends the replies; false if the peer does not take them.
     async fn flush(&mut self) -> bool {
         if self.replies.is_empty() {
-            return true;
+            return self.wire.settle(limits::REPLY_WRITE_WAIT).await.0.is_ok();
         }
         let replies = std::mem::take(&mut self.replies);
         let (result, mut replies) = self.wire.write_all(replies, limits::REPLY_WRITE_WAIT).await;

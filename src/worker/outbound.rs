@@ -317,7 +317,7 @@ impl Delivery<'_> {
     async fn turn(&mut self) -> Result<(), Reply> {
         // What is there may be half a reply; only if nothing comes of it is more waited for.
         if !self.work_off().await? {
-            self.link.send(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
+            self.link.post(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
             let wait = match self.session.phase() {
                 ClientPhase::DataStart => limits::DATA_START_WAIT,
                 ClientPhase::DataEnd => limits::DATA_END_WAIT,

@@ -7,7 +7,8 @@
 use std::rc::Rc;
 
 use super::Worker;
-use super::home::{Home, Watch};
+use super::fate::Watch;
+use super::home::Home;
 use super::message::Message;
 use crate::clock::WallTime;
 use crate::limits;
@@ -103,7 +104,7 @@ pub async fn write(
         match appended {
             Ok((slot, group)) => {
                 worker.counters.bounces.add(1);
-                home.keep(slot, Message::new(id, envelope, body));
+                home.keep(slot, Message::new(id, envelope, body.into()));
                 queue_when_durable(worker, home, slot, home.watch(group));
                 return Some(id);
             }

@@ -9,6 +9,11 @@ use crate::limits;
 use crate::mail::text;
 
 impl ServerSession {
+    /// REQUIRETLS has no meaning for a message that came in the clear (RFC 8689 §4.1).
+    pub(super) fn offers_require_tls(&self) -> bool {
+        self.config.require_tls && self.is_secure()
+    }
+
     /// HELO or EHLO, which also ends a transaction (RFC 5321 §4.1.4).
     pub(super) fn hello(&mut self, name: &str, esmtp: bool, replies: &mut Vec<u8>) {
         self.reset();
@@ -21,7 +26,7 @@ impl ServerSession {
             write!(replies, "250-SIZE {size}\r\n").expect("writing to memory does not fail");
             push(replies, &["250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250-BINARYMIME\r\n"]);
             push(replies, &["250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n"]);
-            if self.config.require_tls {
+            if self.offers_require_tls() {
                 push(replies, &["250-REQUIRETLS\r\n"]);
             }
             let most = self.config.max_recipients;

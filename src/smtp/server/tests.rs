@@ -512,6 +512,7 @@ fn what_is_asked_for_is_kept() {
     let config = ServerConfig { require_tls: true, ..ServerConfig::default() };
     let peer = Peer::new("192.0.2.7".parse().unwrap(), true);
     let mut session = ServerSession::new(Arc::new(config), peer);
+    session.tls_started(false);
     let mut replies = Vec::new();
     let commands = "EHLO c\r\nMAIL FROM:<j\u{fc}@b> SMTPUTF8 REQUIRETLS RET=FULL ENVID=x\r\n\
         RCPT TO:<c@b\u{fc}cher.example> NOTIFY=NEVER ORCPT=rfc822;o@d\r\nDATA\r\n";

@@ -82,7 +82,7 @@ impl ServerSession {
         if declared_bytes > self.config.max_message_bytes {
             return self.idle(out, "552 5.3.4 The message is larger than the limit\r\n");
         }
-        if parameters.require_tls && !self.config.require_tls {
+        if parameters.require_tls && !self.offers_require_tls() {
             let reply = "555 5.5.4 REQUIRETLS is not offered: the TLS of next hops is not verified here\r\n";
             return self.bad(out, reply);
         }
