@@ -172,6 +172,10 @@ impl LiveTable {
             self.standings.remove(&slot);
         }
     }
+    /// Whether all of the message is on the disk. Before that what is read of it is anything.
+    pub fn is_durable(&self, slot: Slot) -> bool {
+        self.has(slot, DURABLE)
+    }
     /// Every live message, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = LiveMessage> + '_ {
         (0..self.records.end()).filter_map(|slot| self.get(slot))

@@ -29,7 +29,8 @@ pub async fn list(worker: Rc<Worker>, selector: Selector, limit: usize) -> Vec<M
             match selector.id {
                 Some(id) => log.live().find(id).map(|slot| (id, slot)).into_iter().collect(),
                 None => {
-                    let live = log.live().iter().filter(|m| m.pending > 0 && fits(m.id));
+                    let whole = |slot| log.live().is_durable(slot);
+                    let live = log.live().iter().filter(|m| m.pending > 0 && whole(m.slot) && fits(m.id));
                     live.map(|m| (m.id, m.slot)).collect()
                 }
             }

@@ -422,7 +422,11 @@ pub async fn scan(worker: Rc<Worker>, run: Running) -> Done {
         let mut found = Vec::new();
         let slots = home.log().live().slots();
         for slot in 0..slots {
-            let live = home.log().live().get(slot).filter(|m| m.pending > 0 && !m.held);
+            // What is still being written has not been accepted, and cannot be read.
+            let live = {
+                let log = home.log();
+                log.live().get(slot).filter(|m| m.pending > 0 && !m.held && log.live().is_durable(slot))
+            };
             let Some(live) = live else { continue };
             Progress::add(&run.progress.looked_at, 1);
             if run.order.selector.received_before.is_some_and(|t| live.id.received_at() >= t) {

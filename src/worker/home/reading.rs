@@ -85,6 +85,7 @@ impl Home {
     }
 
     async fn read_plan(&self, plan: &ReadPlan) -> Result<StoredMessage, ReadError> {
+        let whole = self.log.borrow().live().is_durable(plan.slot);
         let mut extents = Vec::with_capacity(plan.extents.len());
         for extent in &plan.extents {
             let file = self.files.borrow().get(&extent.file).cloned().ok_or(ReadError::Gone)?;
@@ -96,8 +97,11 @@ impl Home {
         }
         let slices: Vec<&[u8]> = extents.iter().map(|e| &**e).collect();
         let decoded = decode_message(plan, &slices, self.config.identity);
-        if let Err(error @ ReadError::Damaged(_)) = &decoded {
-            self.set_aside(plan, &slices, error).await;
+        match &decoded {
+            // It was still being written: nothing is damaged.
+            Err(ReadError::Damaged(_)) if !whole => return Err(ReadError::Gone),
+            Err(error @ ReadError::Damaged(_)) => self.set_aside(plan, &slices, error).await,
+            _ => {}
         }
         decoded
     }
