@@ -18,7 +18,7 @@ use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use ringpost::clock::WallTime;
 use ringpost::mail::address::Address;
-use ringpost::mail::envelope::BodyKind;
+use ringpost::mail::envelope::{BodyKind, Envelope, Recipient};
 use ringpost::mail::id::MessageId;
 use ringpost::mail::trace::{self, Received};
 use ringpost::smtp::body::{BodyReader, Piece};
@@ -162,7 +162,7 @@ mod deliver {
             let (consumed, event) = session.feed(input, out);
             input = &input[consumed..];
             match event {
-                ClientEvent::SendBody { key } => {
+                ClientEvent::SendBody { key, .. } => {
                     out.extend_from_slice(b".\r\n");
                     session.body_sent(key);
                 }
@@ -179,15 +179,17 @@ mod deliver {
         let mut session = ClientSession::new(ClientConfig { ehlo_name: "mta.test".into(), starttls: false });
         let mut out = Vec::with_capacity(4096);
         feed(&mut session, GREETING, &mut out);
+        let address = |text: &str| Address::parse(text.as_bytes()).expect("an address");
+        let envelope = Envelope {
+            reverse_path: Some(address("load@example.test")),
+            recipients: vec![Recipient::new(address("recipient.17@d3.test"))],
+            body_kind: BodyKind::EightBit,
+            ..Envelope::default()
+        };
+        let body = message(MESSAGE_BYTES);
         bencher.bench_local(|| {
             out.clear();
-            let outgoing = Outgoing {
-                key: 1,
-                reverse_path: "load@example.test",
-                recipients: &["recipient.17@d3.test"],
-                size_bytes: MESSAGE_BYTES as u64,
-                body_kind: BodyKind::EightBit,
-            };
+            let outgoing = Outgoing { key: 1, envelope: &envelope, recipients: &[0], body: &body };
             session.start(black_box(outgoing), &mut out);
             assert_eq!(feed(&mut session, black_box(START), &mut out), 0);
             assert_eq!(feed(&mut session, black_box(END), &mut out), 1);

@@ -2,13 +2,23 @@
 # The whole server under load on loopback: messages per second, CPU per message, peak memory.
 #
 # Usage: scripts/bench.sh [-n ROUNDS] [-c CASE[,CASE…]] [-q] [BINARY…]
-#        scripts/bench.sh --rss [BINARY]
+#        scripts/bench.sh --rss [--rate N] [BINARY]
+#        scripts/bench.sh --curves [--backlog N[,N…]] [BINARY]
+#        scripts/bench.sh --sessions [N] [BINARY]
+#        scripts/bench.sh --latency RATE[,RATE…] [BINARY]
 #
 # Rounds (7 by default) are interleaved: each round runs every case once, in another order, so that what
 # changes on the machine meanwhile meets all of them alike. Given several binaries, each case is run with
 # each of them in every round, and the table has the ratio of medians to the first. -q makes runs a quarter
-# as long. --rss runs a million messages instead, and compares the memory after 200,000 with that at the
-# end: once below capacity, once as fast as it goes.
+# as long.
+#
+# --rss runs a million messages and compares the memory after 200,000 with that at the end, each read two
+# seconds after the last was delivered: once below capacity, once as fast as it goes. --curves shows what a
+# message costs as the work grows:
+# more destinations, more connections, a longer queue (10,000 and 100,000 messages, or --backlog), delivered
+# from memory where it fits there. --sessions shows the memory of that many open sessions (10,000).
+# --latency holds a rate for 20 seconds and shows how long a message waits for its 250, from the moment it
+# was due (its commands included), and beside it the commits of the same run: what the bare log took.
 #
 # Beside each run a probe of its own does the same little work ten times a second (a spin of fixed length,
 # one 4 KiB write with O_DIRECT and O_DSYNC): where that takes longer than in other runs of the case, the
@@ -22,7 +32,7 @@ cd "$(dirname "$0")/.."
 if [ "$(id -u)" = 0 ]; then echo -20 >/proc/self/autogroup 2>/dev/null || true; fi
 export WORK_DIR=${WORK_DIR:-$PWD/target}
 exec python3 - "$@" <<'PY'
-import argparse, json, mmap, multiprocessing, os, random, re, shutil, signal, socket, subprocess, sys, tempfile, time
+import argparse, json, mmap, multiprocessing, os, random, re, resource, shutil, signal, socket, subprocess, sys, tempfile, time
 from statistics import mean, median
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -184,6 +194,102 @@ def run(binary, case, share):
     return result
 
 
+def latency(args):
+    binary = (args.binary or [DEFAULT])[0]
+    print(f"{machine()}\n")
+    print("| messages/s | 250 after p50 | p99 | commit p50 | p99 | messages per group |\n|---:|---:|---:|---:|---:|---:|")
+    for rate in map(int, args.latency.split(",")):
+        work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
+        server = Server(binary, work, ["--retry-schedule", "1h"], "127.0.0.1:9")
+        server.settle()
+        sent = load(server.addr, rate * 20, ["--rate", str(rate)])["latency"]["whole"]
+        commits = counters(binary, work)["commit_us"]
+        print(f"| {rate:,} | {sent['p50_us'] / 1e3:.2f} ms | {sent['p99_us'] / 1e3:.2f} ms | {commits['p50'] / 1e3:.2f} ms |"
+              f" {commits['p99'] / 1e3:.2f} ms | {rate * 20 / commits['count']:.1f} |", flush=True)
+        stop(server.child)
+        shutil.rmtree(work)
+
+
+def curve_of(binary, messages, load_flags):
+    CASES["curve"] = (messages, [], load_flags, True)
+    result = run(binary, "curve", 1)
+    return result["server"], result["rate"], result["peak"]
+
+
+def backlog(binary, messages):
+    """Everything waits for its receiver, which then appears."""
+    work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
+    port = free_port()
+    server = Server(binary, work, ["--retry-schedule", "1h"], f"127.0.0.1:{port}")
+    load(server.addr, messages, [])
+    server.settle()
+    waiting = memory_kb(server.pid, "VmRSS") / 1024
+    sink = Sink(work, port, messages)
+    cpu = cpu_us(server.pid)
+    spool = ["--spool", os.path.join(work, "spool")]
+    while sink.child.poll() is None:
+        # Connections that failed a moment ago hold the destination back for some seconds.
+        subprocess.run([binary, "queue", "retry", *spool, "example.test"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(1)
+    arrived = sink.finish()
+    result = (cpu_us(server.pid) - cpu) / messages, arrived["rate"], waiting
+    stop(server.child)
+    shutil.rmtree(work)
+    return result
+
+
+def curves(args):
+    binary = (args.binary or [DEFAULT])[0]
+    print(f"{machine()}\n")
+    print("| what grows | | server µs/message | ÷ first | messages/s | memory |\n|---|---:|---:|---:|---:|---:|")
+    rows = [("destinations", n, lambda n: curve_of(binary, max(60_000, 2 * n), ["--domains", str(n)])) for n in (10, 1_000, 10_000, 100_000)]
+    rows += [("connections", n, lambda n: curve_of(binary, max(60_000, 10 * n), ["--connections", str(n)])) for n in (64, 1_000, 10_000)]
+    lengths = [int(n) for n in args.backlog.split(",")]
+    rows += [("queue, emptied", n, lambda n: backlog(binary, n)) for n in lengths]
+    first = {}
+    for what, n, measure in rows:
+        cost, rate, memory = measure(n)
+        first.setdefault(what, cost)
+        print(f"| {what} | {n:,} | {cost:.1f} | {cost / first[what]:.2f} | {rate:,.0f} | {memory:.0f} MiB |", flush=True)
+
+
+def sessions(args):
+    binary = (args.binary or [DEFAULT])[0]
+    work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
+    server = Server(binary, work, ["--retry-schedule", "1h"], "127.0.0.1:9")
+    server.settle()
+    host, port = server.addr.rsplit(":", 1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    before = memory_kb(server.pid, "VmRSS")
+    opened = []
+    shown = []
+
+    def each(text, lines):
+        for s in opened:
+            s.sendall(text)
+        for s in opened:
+            got = b""
+            while got.count(b"\r\n") < lines:
+                got += s.recv(4096)
+        time.sleep(2)
+        shown.append((memory_kb(server.pid, "VmRSS") - before) / len(opened))
+
+    for _ in range(args.sessions):
+        s = socket.create_connection((host, int(port)))
+        s.recv(4096)
+        opened.append(s)
+    each(b"HELO client.test\r\n", 1)
+    each(b"MAIL FROM:<a@example.test>\r\nRCPT TO:<b@example.test>\r\nDATA\r\n", 3)
+    each((b"x" * 72 + b"\r\n") * 20, 0)
+    print(f"{machine()}\n")
+    print("| open sessions | greeted | in a transaction | in a body of which 1.5 KiB has come |\n|---:|---:|---:|---:|")
+    print(f"| {len(opened):,} | " + " | ".join(f"{kb:.1f} KiB each" for kb in shown) + " |")
+    for s in opened:
+        s.close()
+    stop(server.child)
+    shutil.rmtree(work)
+
+
 def machine():
     model = re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read())
     where = subprocess.run(["df", "--output=fstype,source", os.environ["WORK_DIR"]], stdout=subprocess.PIPE, text=True)
@@ -228,6 +334,11 @@ def compare(args):
     table(results, binaries)
 
 
+def counters(binary, work):
+    command = [binary, "queue", "summary", "--json", "--spool", os.path.join(work, "spool")]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE).stdout)["report"]["counters"]
+
+
 def grow(binary, rate):
     work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
     port = free_port()
@@ -236,6 +347,9 @@ def grow(binary, rate):
     resident = []
     for messages in (200_000, 800_000):
         load(server.addr, messages, ["--rate", str(rate)] if rate else [])
+        while counters(binary, work)["queued_messages_now"]:
+            time.sleep(0.2)
+        time.sleep(2)
         resident.append(memory_kb(server.pid, "VmRSS") / 1024)
     sink.finish()
     time.sleep(10)
@@ -258,18 +372,31 @@ def memory(args):
         sys.exit("memory grows with the number of messages that have passed")
 
 
-parser = argparse.ArgumentParser(usage="scripts/bench.sh [-n ROUNDS] [-c CASE,…] [-q] [--rss [--rate N]] [BINARY…]")
+parser = argparse.ArgumentParser(usage="scripts/bench.sh [-n ROUNDS] [-c CASE,…] [-q] [--rss [--rate N]] [--curves] [--sessions [N]] [--latency RATE,…] [BINARY…]")
 parser.add_argument("-n", dest="rounds", type=int, default=7)
 parser.add_argument("-c", dest="cases")
 parser.add_argument("-q", dest="quick", action="store_true")
 parser.add_argument("--rss", action="store_true")
 parser.add_argument("--rate", type=int, default=10_000)
+parser.add_argument("--latency")
+parser.add_argument("--curves", action="store_true")
+parser.add_argument("--backlog", default="10000,100000")
+parser.add_argument("--sessions", type=int, nargs="?", const=10_000)
 parser.add_argument("binary", nargs="*")
 args = parser.parse_args()
 if not os.access(DEFAULT, os.X_OK):
     sys.exit("build first: cargo build --release")
 try:
-    memory(args) if args.rss else compare(args)
+    if args.rss:
+        memory(args)
+    elif args.curves:
+        curves(args)
+    elif args.latency:
+        latency(args)
+    elif args.sessions:
+        sessions(args)
+    else:
+        compare(args)
 finally:
     for child in children:
         child.kill()

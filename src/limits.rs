@@ -17,6 +17,10 @@ pub const LOCAL_PART_BYTES: usize = 64;
 pub const DOMAIN_BYTES: usize = 255;
 /// Longest path with its angle brackets (RFC 5321 §4.5.3.1.3).
 pub const PATH_BYTES: usize = 256;
+/// Longest ENVID, encoded (RFC 3461 §4.4).
+pub const ENVID_BYTES: usize = 100;
+/// Longest ORCPT, encoded (RFC 3461 §4.2).
+pub const ORIGINAL_RECIPIENT_BYTES: usize = 500;
 /// Longest line of message data, CRLF included, that is taken (RFC 5321 §4.5.3.1.6 asks for 1000;
 /// real mail exceeds it and every large receiver takes more).
 pub const TEXT_LINE_BYTES: usize = 64 * 1024;
@@ -30,6 +34,9 @@ pub const RECIPIENT_OVERHEAD_BYTES: usize = 48;
 /// Commands that change nothing (NOOP, RSET, VRFY, HELP, …) in a row before the session is closed:
 /// a client that only talks costs a connection slot.
 pub const IDLE_COMMANDS: u32 = 500;
+/// A chunk of a message (BDAT) smaller than this counts among [`IDLE_COMMANDS`]: taking a command out from
+/// between two chunks moves what follows it, which pays only for chunks of some size.
+pub const SMALL_CHUNK_BYTES: u64 = 512;
 /// Erroneous commands in one session before it is closed with 421.
 pub const BAD_COMMANDS: u32 = 20;
 /// Largest message by default (`--max-message-size`).
@@ -376,6 +383,9 @@ pub const TLS_SESSION_HOSTS: usize = 2048;
 pub const DSN_HEADER_BYTES: usize = 16 * 1024;
 /// Recipients reported in one bounce; the caller makes another bounce of the rest.
 pub const DSN_RECIPIENTS: usize = 100;
+/// Largest message that a report returns whole where RET=FULL asks for it: it goes into the record of
+/// the report, as much as any message puts there.
+pub const DSN_FULL_BYTES: usize = COPY_BYTES;
 /// Receive buffer of a session that talks commands.
 pub const SESSION_BUFFER_BYTES: usize = 8 * 1024;
 /// Part of `--memory-limit` in use from which bodies kept in memory are given back.
@@ -383,10 +393,19 @@ pub const MEMORY_TIGHT_PERCENT: u64 = 85;
 /// How often a worker looks at the memory in use: between two looks a disk or network of 1 GB/s brings
 /// a few hundred megabytes at most.
 pub const MEMORY_CHECK_WAIT: Duration = Duration::from_millis(250);
+/// How often a worker gives back what the allocator holds free: more often would have the kernel clear the
+/// same pages again and again, and less often shows in the memory of a server that has become quiet.
+pub const HEAP_COLLECT_WAIT: Duration = Duration::from_secs(1);
 /// Looks in a row that must find the memory full, with nothing left to give back, before new mail is refused.
 pub const MEMORY_FULL_LOOKS: u32 = 20;
 /// Bytes of bodies a worker keeps in memory after commit, for delivery without reading the disk.
 pub const BODY_CACHE_BYTES: usize = 256 * 1024 * 1024;
+/// Address space of one worker for small bodies: what is kept for delivery and what is being received.
+/// Past it they lie on the ordinary heap.
+pub const BODY_ARENA_BYTES: usize = 2 * BODY_CACHE_BYTES;
+/// Memory of one worker for small bodies that stays resident from the start: about 3,000 messages of
+/// 4 KiB, the mail of some tenths of a second, so that memory does not wander with the moment's backlog.
+pub const BODY_ARENA_FLOOR_BYTES: usize = 16 * 1024 * 1024;
 /// Queued recipients in one shard (index width of the scheduler's tables).
 pub const QUEUED_RECIPIENTS: usize = u32::MAX as usize - 1;
 /// Events waiting for the event log's writer; past it events are counted as dropped, mail is not held.

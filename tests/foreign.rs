@@ -244,6 +244,9 @@ except smtplib.SMTPSenderRefused as error:
 refused = client.sendmail("a@sender.test", ["b@one.test", "<broken"], text + "one of two\r\n")
 assert list(refused) == ["<broken"], refused
 client.sendmail("", ["b@one.test"], text + "nobody's\r\n")
+assert client.has_extn("smtputf8") and client.has_extn("dsn") and client.has_extn("chunking")
+client.sendmail("a@sender.test", "b@b\u00fccher.test", text + "abroad\r\n",
+                mail_options=["SMTPUTF8", "ENVID=x"], rcpt_options=["NOTIFY=NEVER"])
 assert client.quit()[0] == 221
 "#;
 
@@ -254,8 +257,8 @@ fn from_smtplib() {
     let server = Server::start(dir.path(), &["--route", &peer.route(), "--max-message-size", "1MiB"]);
     let to = server.addr.to_string();
     assert_good(&run_client(Command::new(python).args(["-c", SMTPLIB, &to]), ""));
-    // 20 for two destinations each, then four.
-    let arrived = peer.wait_for(43, LIMIT);
+    // 20 for two destinations each, then five.
+    let arrived = peer.wait_for(44, LIMIT);
     for n in 0..20 {
         let text = format!("number {n}\n.\n..\n.dot\nlast\n");
         let of_it: Vec<_> = arrived.iter().filter(|m| body(m) == text).collect();
@@ -264,7 +267,9 @@ fn from_smtplib() {
     assert_eq!(arrived.iter().filter(|m| body(m) == "grüße\n").count(), 1);
     assert_eq!(arrived.iter().filter(|m| body(m) == "one of two\n").count(), 1);
     assert_eq!(arrived.iter().filter(|m| m.from.is_empty()).count(), 1);
-    assert_eq!(arrived.len(), 43);
+    let abroad = arrived.iter().find(|m| body(m) == "abroad\n").expect("it arrived");
+    assert_eq!(abroad.to, ["b@xn--bcher-kva.test"]);
+    assert_eq!(arrived.len(), 44);
     assert!(server.stop().success());
 }
 

@@ -16,7 +16,7 @@ const ROUNDS: u64 = 3_000;
 const MUTANT_BYTES: usize = 3_000;
 
 /// Words that a mutation may put anywhere.
-const WORDS: [&[u8]; 36] = [
+const WORDS: [&[u8]; 50] = [
     b"\r\n",
     b"\r\n.\r\n",
     b".\r\n",
@@ -43,6 +43,20 @@ const WORDS: [&[u8]; 36] = [
     b"p=tls-exporter,,",
     b" SIZE=",
     b" BODY=8BITMIME",
+    b" BODY=BINARYMIME",
+    b" SMTPUTF8",
+    b" RET=FULL",
+    b" ENVID=x+2B",
+    b" NOTIFY=NEVER",
+    b" NOTIFY=SUCCESS,DELAY",
+    b" ORCPT=rfc822;a@b",
+    b" ORCPT=utf-8;\xc3\xbc@b",
+    b"BDAT 3\r\n",
+    b"BDAT 0 LAST\r\n",
+    b"BDAT 7 LAST\r\n",
+    b"\xc3\xbc",
+    b"\xe2\x80\xae",
+    b"250-CHUNKING\r\n250-SMTPUTF8\r\n250 DSN\r\n",
     b"[IPv6:::1]",
     b"[192.0.2.1]",
     b"18446744073709551616",
@@ -74,6 +88,11 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             "session" => {
                 let flags = u8::from(!dialogue.settings.may_relay) | u8::from(dialogue.settings.users) << 4;
                 add(dialogue.name.clone(), [&[flags], &client[..]].concat());
+            }
+            "chunk" => {
+                if let Some(data) = memchr::memmem::find(&client, b"DATA\r\n") {
+                    add(dialogue.name.clone(), client[data + 6..].to_vec());
+                }
             }
             "body" => {
                 if let Some(data) = memchr::memmem::find(&client, b"DATA\r\n") {

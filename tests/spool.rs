@@ -285,7 +285,7 @@ fn a_reader_written_from_the_document_finds_the_same() {
     // Delivers to one.test, defers two.test, refuses c@: states of every kind. Small segments, so that
     // survivors are copied forward.
     let peer = Peer::scripted(|verb, line| match verb {
-        "RCPT" if line.contains("@two.test") || line.contains("@three.test") => {
+        "RCPT" if line.contains("two.test>") || line.contains("@three.test") => {
             Some("450 4.2.1 later".into())
         }
         "RCPT" if line.contains("<c@") => Some("550 5.1.1 never".into()),
@@ -297,8 +297,15 @@ fn a_reader_written_from_the_document_finds_the_same() {
         let server = Server::start(dir.path(), &args);
         for n in 0..8 {
             let mut client = client_of(&server);
-            let to = ["a@one.test", "b@two.test", "c@one.test"];
-            let reply = client.deliver("s@sender.test", &to, &body(&format!("several{round}-{n}"), 3_000));
+            let to = [
+                "<a@one.test>",
+                "<b@two.test> NOTIFY=DELAY,FAILURE ORCPT=rfc822;old+2Bb@two.test",
+                "<j\u{fc}@b\u{fc}cher.two.test> NOTIFY=NEVER",
+                "<c@one.test>",
+            ];
+            let from = ["<s@sender.test> SMTPUTF8 ENVID=a+2Bb RET=HDRS", "<s@sender.test> SMTPUTF8 RET=FULL"];
+            let body = body(&format!("several{round}-{n}"), 3_000);
+            let reply = client.deliver_with(from[n % 2], &to, &body);
             assert!(reply.starts_with("250"), "{reply}");
         }
         for n in 0..4 {
@@ -320,7 +327,9 @@ fn a_reader_written_from_the_document_finds_the_same() {
         assert_eq!(ids(&theirs), ids(&ours), "round {round}");
         assert!(ours.len() >= 12 * (round + 1), "{} messages", ours.len());
         for (theirs, ours) in theirs.iter().zip(&ours) {
-            for field in ["log", "sender", "client", "body_kind", "bytes"] {
+            for field in
+                ["log", "sender", "client", "body_kind", "bytes", "smtputf8", "requiretls", "ret", "envid"]
+            {
                 assert_eq!(theirs[field], ours[field], "{field} of {ours}");
             }
             let states = |m: &Value| -> Vec<(Value, Value, Value)> {
@@ -337,6 +346,9 @@ fn a_reader_written_from_the_document_finds_the_same() {
                 .zip(ours["recipients"].as_array().expect("a list"))
             {
                 assert_eq!(theirs["next_attempt_secs"].is_null(), ours["next_attempt"].is_null(), "{ours}");
+                for field in ["notify", "original"] {
+                    assert_eq!(theirs[field], ours[field], "{field} of {ours}");
+                }
             }
         }
         for message in ours.iter().step_by(5) {

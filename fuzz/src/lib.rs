@@ -14,7 +14,7 @@ mod text;
 
 pub use clients::{proxy, sasl};
 pub use peer::{client, reply};
-pub use server::{body, session};
+pub use server::{body, chunk, session};
 pub use text::{address, command, trace};
 
 use ringpost::clock::Rng;
@@ -23,10 +23,11 @@ use ringpost::clock::Rng;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("command", command),
     ("address", address),
     ("body", body),
+    ("chunk", chunk),
     ("session", session),
     ("reply", reply),
     ("client", client),

@@ -1,6 +1,7 @@
 //! Targets for what a peer says: replies and whole sessions of the client.
 use ringpost::limits;
-use ringpost::mail::envelope::BodyKind;
+use ringpost::mail::address::Address;
+use ringpost::mail::envelope::{BodyForm, BodyKind, Envelope, Notify, Recipient};
 use ringpost::mail::reply::Reply;
 use ringpost::smtp::client::{ClientConfig, ClientEvent, ClientSession, Outgoing};
 use ringpost::smtp::reply::{Garbage, ReplyReader};
@@ -49,16 +50,35 @@ fn read_replies(pieces: &[&[u8]]) -> (Vec<Reply>, Option<Garbage>) {
     (replies, None)
 }
 
-/// A message to be sent: its recipients, size and kind.
-type Mail = (&'static [&'static str], u64, BodyKind);
+/// A message to be sent: its recipients, body, kind and form.
+type Mail = (&'static [&'static str], &'static [u8], BodyKind, BodyForm);
 
-const MAIL: [Mail; 5] = [
-    (&["r@x.test"], 10, BodyKind::SevenBit),
-    (&["r@x.test", "\"s t\"@x.test", "u@x.test"], 1000, BodyKind::EightBit),
-    (&["bad\r\nRCPT TO:<v@x.test>"], 10, BodyKind::SevenBit),
-    (&[], 10, BodyKind::SevenBit),
-    (&["r@x.test", "s@x.test"], 1 << 40, BodyKind::SevenBit),
+const MAIL: [Mail; 6] = [
+    (&["r@x.test"], b"a: b\r\n\r\nc\r\n", BodyKind::SevenBit, BodyForm::DotStuffed),
+    (&["r@x.test", "\"s t\"@x.test", "u@x.test"], b"\xff\r\n", BodyKind::EightBit, BodyForm::DotStuffed),
+    (&["j\u{fc}@x.test", "r@x.test"], b"a: \xc3\xbc\r\n.", BodyKind::EightBit, BodyForm::Raw),
+    (&[], b"", BodyKind::SevenBit, BodyForm::DotStuffed),
+    (&["r@x.test", "s@x.test"], b"\0\n", BodyKind::Binary, BodyForm::Raw),
+    (&["r@x.test"], b"a\r\n", BodyKind::SevenBit, BodyForm::Raw),
 ];
+
+/// The envelope of a message that asks for all there is, and the indices of its recipients.
+fn envelope((recipients, _, body_kind, body_form): Mail) -> (Envelope, Vec<u16>) {
+    let recipient = |text: &&str| Recipient {
+        notify: Some(Notify { success: true, ..Notify::NEVER }),
+        original: Some("rfc822;o@x.test".into()),
+        ..Recipient::new(Address::parse_utf8(text.as_bytes()).expect("an address"))
+    };
+    let envelope = Envelope {
+        recipients: recipients.iter().map(recipient).collect(),
+        body_kind,
+        body_form,
+        envid: Some("id".into()),
+        smtp_utf8: true,
+        ..Envelope::default()
+    };
+    (envelope, (0..recipients.len() as u16).collect())
+}
 
 /// All that a peer says while messages are sent to it. The first byte says whether STARTTLS is wanted.
 pub fn client(data: &[u8]) {
@@ -132,7 +152,7 @@ impl Talk {
         match event {
             ClientEvent::More | ClientEvent::Ready => {}
             ClientEvent::StartTls => self.session.tls_established(out),
-            ClientEvent::SendBody { key } => {
+            ClientEvent::SendBody { key, .. } => {
                 assert!(self.in_flight.contains(key) && !self.session.is_body_sent(*key));
                 self.session.body_sent(*key);
                 assert!(self.session.is_body_sent(*key));
@@ -156,25 +176,26 @@ impl Talk {
 
     fn go_on(&mut self, out: &mut Vec<u8>) {
         while self.started < MAIL.len() && self.session.can_start() {
-            let (recipients, size_bytes, body_kind) = MAIL[self.started];
-            let key = self.started as u64;
-            self.session
-                .start(Outgoing { key, reverse_path: "f@x.test", recipients, size_bytes, body_kind }, out);
+            let (envelope, recipients) = envelope(MAIL[self.started]);
+            let (key, body) = (self.started as u64, MAIL[self.started].1);
+            self.session.start(Outgoing { key, envelope: &envelope, recipients: &recipients, body }, out);
             self.in_flight.push(key);
             self.started += 1;
             assert!(self.in_flight.len() <= limits::CONNECTION_WINDOW + 1);
         }
-        if self.started == MAIL.len() && self.in_flight.is_empty() && self.session.can_start() {
+        if self.started == MAIL.len() && self.in_flight.is_empty() && self.session.is_at_rest() {
             self.session.quit(out);
             self.quit = true;
         }
     }
 
-    /// Commands are whole lines of printable text.
+    /// Commands are whole lines of text; an address beyond ASCII stands only behind SMTPUTF8.
     fn say(&mut self, out: &[u8]) {
         for line in out.split_inclusive(|b| *b == b'\n') {
             let text = line.strip_suffix(b"\r\n").expect("commands are whole lines");
-            assert!(text.iter().all(|b| matches!(b, b' '..=b'~')), "{}", line.escape_ascii());
+            let utf8 = self.session.capabilities().smtputf8;
+            let fits = |b: &u8| matches!(b, b' '..=b'~') || (utf8 && *b >= 0x80);
+            assert!(text.iter().all(fits), "{}", line.escape_ascii());
         }
         self.said.extend_from_slice(out);
     }

@@ -1,6 +1,6 @@
 //! Targets for what a client sends: message data and whole sessions.
 use ringpost::limits;
-use ringpost::smtp::body::{BodyReader, Fault, Piece};
+use ringpost::smtp::body::{BodyReader, ChunkReader, DotStuffer, Fault, Piece};
 use ringpost::smtp::server::{Access, Verdict};
 
 use super::driver::{self, Driver, Happening, Rules};
@@ -107,6 +107,38 @@ fn define_body(data: &[u8]) -> Outcome {
     Outcome { kept: text.len(), fault, ended: end.map(|end| end + 3) }
 }
 
+/// Message data behind BDAT: the same verdict however it is split, and what passes can go by DATA.
+pub fn chunk(data: &[u8]) {
+    let data = &data[..data.len().min(INPUT_BYTES).min(MAX_MESSAGE_BYTES as usize)];
+    let verdict = same_for_all_splits(data, |pieces| {
+        let mut reader = ChunkReader::new(MAX_MESSAGE_BYTES, false);
+        pieces.iter().try_for_each(|piece| reader.take(piece)).and_then(|()| reader.end())
+    });
+    let stuffed = same_for_all_splits(data, |pieces| {
+        let (mut stuffer, mut out) = (DotStuffer::default(), Vec::new());
+        pieces.iter().for_each(|piece| stuffer.push(piece, &mut out));
+        stuffer.end(&mut out);
+        out
+    });
+    if verdict.is_err() {
+        return;
+    }
+    // Another server finds the same end, no fault, and the same text.
+    let mut line_end = 0;
+    if !data.ends_with(b"\r\n") && !data.is_empty() {
+        line_end = 2;
+    }
+    if data.len() as u64 + 2 <= MAX_MESSAGE_BYTES && stuffed.len() as u64 <= MAX_MESSAGE_BYTES {
+        let outcome = define_body(&stuffed);
+        // A last line that had no end has one now, which may be what makes it too long.
+        assert!(outcome.fault.is_none() || (outcome.fault == Some(Fault::LongLine) && line_end > 0));
+        assert_eq!(outcome.ended, Some(stuffed.len()));
+        let text = stuffed[..outcome.kept].split_inclusive(|b| *b == b'\n');
+        let plain: Vec<u8> = text.flat_map(|line| line.strip_prefix(b".").unwrap_or(line)).copied().collect();
+        assert_eq!(&plain[..plain.len() - line_end], data);
+    }
+}
+
 /// All that a client sends in a session. The first byte says what the server is told.
 pub fn session(data: &[u8]) {
     let Some((flags, client)) = data.split_first() else { return };
@@ -146,11 +178,10 @@ fn check_session(happened: &[Happening], may_relay: bool) {
             Happening::Replies(bytes) => check_replies(bytes),
             Happening::BodyStarts => {
                 assert!(may_relay, "a stranger relays");
-                let Some(Happening::Replies(before)) = at.checked_sub(1).and_then(|at| happened.get(at))
-                else {
+                // Behind 354, or with a chunk behind what RCPT was told.
+                let Some(Happening::Replies(_)) = at.checked_sub(1).and_then(|at| happened.get(at)) else {
                     panic!("a body that nothing was said before");
                 };
-                assert!(last_line(before).starts_with(b"354 "));
             }
             Happening::Message(_, accepted) => {
                 let Some(Happening::Replies(after)) = happened.get(at + 1) else { panic!("no answer") };
@@ -160,6 +191,13 @@ fn check_session(happened: &[Happening], may_relay: bool) {
                 if let Some(Happening::Replies(after)) = happened.get(at + 1) {
                     assert!(matches!(after[0], b'4' | b'5'));
                 }
+            }
+            Happening::BodyWithdrawn => {
+                let Some(Happening::Replies(before)) = at.checked_sub(1).and_then(|at| happened.get(at))
+                else {
+                    panic!("a body was withdrawn without a word");
+                };
+                assert!(last_line(before).starts_with(b"250 "));
             }
             Happening::StartTls => panic!("nothing of the kind is offered"),
             Happening::Closed => assert_eq!(at + 1, happened.len(), "more after the end"),

@@ -15,7 +15,12 @@ pub fn command(line: &[u8]) {
     }
     match &parsed {
         Ok(Command::Mail { reverse_path: Some(address), .. }) => is_sound(address),
-        Ok(Command::Rcpt(ForwardPath::Mailbox(address))) => is_sound(address),
+        Ok(Command::Rcpt { path: ForwardPath::Mailbox(address), parameters }) => {
+            is_sound(address);
+            let original = parameters.original.as_deref().unwrap_or_default();
+            assert!(original.bytes().all(|b| matches!(b, b'!'..=b'~')));
+            assert!(address.is_ascii() || parameters.needs_utf8);
+        }
         Ok(Command::Hello { name, .. }) => assert!(!name.is_empty() && is_printable(name.as_bytes())),
         Ok(_) => {}
         Err(error) => {
@@ -45,13 +50,28 @@ pub fn address(text: &[u8]) {
         assert_eq!(Domain::parse(domain.as_str().as_bytes()).as_ref(), Ok(domain));
         assert_eq!(domain.is_literal(), domain.literal_ip().is_some());
     }
-    let Ok(address) = Address::parse(text) else { return };
+    if let Ok(domain) = Domain::parse_utf8(text) {
+        assert!(is_printable(domain.as_str().as_bytes()) && domain.as_str().len() <= limits::DOMAIN_BYTES);
+    }
+    let international = Address::parse_utf8(text);
+    // Of ASCII both make the same.
+    if text.is_ascii() {
+        assert_eq!(Address::parse(text), international);
+    } else {
+        assert!(Address::parse(text).is_err());
+    }
+    let Ok(address) = international else { return };
     is_sound(&address);
     assert!(text.starts_with(address.local().as_bytes()), "the local part changed");
     // In a command it is the same address.
     let rcpt = [b"RCPT TO:<", text, b">"].concat();
-    assert_eq!(command::parse(&rcpt), Ok(Command::Rcpt(ForwardPath::Mailbox(address.clone()))));
-    let mail = [b"MAIL FROM:<@a.test,@[IPv6:::1]:", text, b"> SIZE=1"].concat();
+    match command::parse(&rcpt) {
+        Ok(Command::Rcpt { path: ForwardPath::Mailbox(recipient), parameters }) => {
+            assert_eq!((&recipient, parameters.needs_utf8), (&address, !text.is_ascii()));
+        }
+        other => panic!("{other:?}"),
+    }
+    let mail = [b"MAIL FROM:<@a.test,@[IPv6:::1]:", text, b"> SIZE=1 SMTPUTF8"].concat();
     match command::parse(&mail) {
         Ok(Command::Mail { reverse_path: Some(sender), .. }) => assert_eq!(sender, address),
         other => panic!("{other:?}"),
@@ -61,10 +81,11 @@ pub fn address(text: &[u8]) {
 /// What every address that was taken promises.
 fn is_sound(address: &Address) {
     let text = address.as_str();
-    assert!(is_printable(text.as_bytes()) && text.len() <= limits::PATH_BYTES - 2);
+    assert!(text.len() <= limits::PATH_BYTES - 2 && !text.chars().any(char::is_control));
+    assert!(is_printable(address.domain().as_str().as_bytes()));
     assert!(!address.local().is_empty() && address.local().len() <= limits::LOCAL_PART_BYTES);
     assert_eq!(text, format!("{}@{}", address.local(), address.domain()));
-    assert_eq!(Address::parse(text.as_bytes()).as_ref(), Ok(address));
+    assert_eq!(Address::parse_utf8(text.as_bytes()).as_ref(), Ok(address));
 }
 
 fn is_printable(bytes: &[u8]) -> bool {
@@ -77,7 +98,7 @@ pub fn trace(data: &[u8]) {
     assert!(is_printable(shown.as_bytes()) && shown.len() <= limits::FOREIGN_TEXT_BYTES);
     let ip = data.first_chunk::<16>().map_or([192, 0, 2, 1].into(), |bytes| (*bytes).into());
     let helo = String::from_utf8_lossy(data);
-    let recipient = Address::parse(data).ok();
+    let recipient = Address::parse_utf8(data).ok();
     let received = Received {
         helo: &helo,
         client: Some(ip),

@@ -157,7 +157,7 @@ async fn queue(
 }
 
 fn parse_domain(text: &str) -> Result<Domain, Failure> {
-    Domain::parse(text.as_bytes()).map_err(|why| bad(format!("domain: {why}")))
+    Domain::parse_utf8(text.as_bytes()).map_err(|why| bad(format!("domain: {why}")))
 }
 
 fn parse_limit(limit: Option<usize>) -> Result<usize, Failure> {

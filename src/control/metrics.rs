@@ -43,7 +43,12 @@ const ROWS: &[Row] = &[
     }),
     ("counter", "expired_recipients_total", "Recipients given up at --max-age", |c| c.expired_recipients),
     ("counter", "removed_recipients_total", "Recipients removed by an operator", |c| c.removed_recipients),
-    ("counter", "bounces_total", "Bounce messages made", |c| c.bounces),
+    (
+        "counter",
+        "bounces_total",
+        "Reports to senders made: bounces, and what RFC 3461 lets them ask for",
+        |c| c.bounces,
+    ),
     ("counter", "outbound_connections_total", "Connections to destinations opened", |c| c.outbound_total),
     (
         "counter",

@@ -1,24 +1,27 @@
-//! Mail addresses of the envelope (RFC 5321 §4.1.2, §4.1.3).
+//! Mail addresses of the envelope (RFC 5321 §4.1.2, §4.1.3, RFC 6531 §3.3).
 //!
-//! Owns: [`Domain`] and [`Address`], both valid by construction. Promises: domains are lower case, so
-//! equal domains are equal bytes; a local part is kept exactly as the client wrote it, quotes
-//! included, because only the final host may interpret it (RFC 5321 §2.3.11); neither holds a byte
-//! outside printable ASCII, so both may stand in a command or a header. Must not: parse whole
-//! commands (that is `smtp::command`) or headers.
+//! Owns: [`Domain`] and [`Address`], both valid by construction. Promises: domains are lower case A-labels,
+//! so equal domains are equal bytes, however they were written; a local part is kept exactly as the
+//! client wrote it, quotes included, because only the final host may interpret it (RFC 5321 §2.3.11);
+//! neither holds a control character, so both may stand in a command or a header, and where
+//! [`Address::is_ascii`] holds, in any. Must not: parse whole commands (that is `smtp::command`) or
+//! headers.
 use std::fmt;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::short::Short;
 use crate::limits;
 
 /// A domain name in A-label form, lower case, or an address literal with its brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Domain(Box<str>);
+pub struct Domain(Short);
 
 /// A mailbox: local part as written (quoted form kept) and domain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Address {
     /// `local@domain`, the domain normalised.
-    text: Box<str>,
+    text: Short,
     /// The part of `text` behind the `@`, once more: callers keep and compare domains by reference.
     domain: Domain,
 }
@@ -38,6 +41,13 @@ pub enum AddressError {
     Form,
     #[error("the address is longer than a path may be")]
     TooLong,
+}
+
+/// Whether the grammar takes characters beyond ASCII.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Script {
+    Ascii,
+    Unicode,
 }
 
 /// Longest label of a domain name (RFC 1035 §2.3.4).
@@ -85,9 +95,18 @@ impl Domain {
             return parse_literal(text).map(Domain::from_ip);
         }
         check_name(text)?;
-        let mut name = ascii(text);
+        let mut name = Short::from(ascii(text));
         name.make_ascii_lowercase();
-        Ok(Domain(name.into_boxed_str()))
+        Ok(Domain(name))
+    }
+
+    /// [`Domain::parse`] for internationalised names as well: U-labels become A-labels (RFC 5890 §2.3.2.1).
+    pub fn parse_utf8(text: &[u8]) -> Result<Domain, AddressError> {
+        if text.is_ascii() {
+            return Domain::parse(text);
+        }
+        let ascii = idna::domain_to_ascii_cow(text, idna::AsciiDenyList::EMPTY);
+        Domain::parse(ascii.map_err(|_| AddressError::Domain)?.as_bytes())
     }
 
     /// Whether [`Domain::parse`] would take `text`, without keeping anything.
@@ -100,11 +119,17 @@ impl Domain {
 
     /// The address literal of `ip`: `[192.0.2.1]` or `[IPv6:2001:db8::1]`.
     pub fn from_ip(ip: IpAddr) -> Domain {
-        let text = match ip {
-            IpAddr::V4(v4) => format!("[{v4}]"),
-            IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
-        };
-        Domain(text.into_boxed_str())
+        // The longest, of an IPv6 address that ends in an IPv4 one, has 52 bytes.
+        let mut text = [0; 64];
+        let mut rest = &mut text[..];
+        let room = rest.len();
+        match ip {
+            IpAddr::V4(v4) => write!(rest, "[{v4}]"),
+            IpAddr::V6(v6) => write!(rest, "[IPv6:{v6}]"),
+        }
+        .expect("every literal has room");
+        let bytes = room - rest.len();
+        Domain(Short::from(ascii(&text[..bytes])))
     }
 
     /// The name in lower case without a trailing dot, or the literal with its brackets.
@@ -126,13 +151,26 @@ impl Domain {
 impl Address {
     /// Takes `local@domain` without angle brackets. The local part is a dot-atom or a quoted string
     /// (RFC 5321 §4.1.2), at most [`limits::LOCAL_PART_BYTES`] as written; the whole fits a path of
-    /// [`limits::PATH_BYTES`]. Bytes outside ASCII are refused: SMTPUTF8 is not offered.
+    /// [`limits::PATH_BYTES`]. Bytes outside ASCII are refused; [`Address::parse_utf8`] takes them.
     pub fn parse(text: &[u8]) -> Result<Address, AddressError> {
+        Address::parse_as(text, Script::Ascii)
+    }
+
+    /// The same for an internationalised mailbox (RFC 6531 §3.3): the local part may hold UTF-8, in and
+    /// out of quotes, the domain U-labels, which are kept as A-labels. Bounds count bytes. Refused are
+    /// control characters and what turns the direction of text or hides in it: no mailbox needs them
+    /// (RFC 8264 §9), and they would deceive whoever reads a list of addresses.
+    pub fn parse_utf8(text: &[u8]) -> Result<Address, AddressError> {
+        let script = if text.is_ascii() { Script::Ascii } else { Script::Unicode };
+        Address::parse_as(text, script)
+    }
+
+    fn parse_as(text: &[u8], script: Script) -> Result<Address, AddressError> {
         // A path is the address and its angle brackets.
         if text.len() > limits::PATH_BYTES - 2 {
             return Err(AddressError::TooLong);
         }
-        let at = local_part_bytes(text)?;
+        let at = local_part_bytes(text, script)?;
         if text.get(at) != Some(&b'@') {
             // A dot-atom ends at the first byte it may not hold: that byte is the fault unless there
             // is no `@` at all.
@@ -142,11 +180,19 @@ impl Address {
         if at > limits::LOCAL_PART_BYTES {
             return Err(AddressError::LocalPart);
         }
-        let domain = Domain::parse(&text[at + 1..])?;
-        let mut whole = String::with_capacity(at + 1 + domain.0.len());
-        whole.push_str(std::str::from_utf8(&text[..=at]).expect("a checked local part is ASCII"));
-        whole.push_str(&domain.0);
-        Ok(Address { text: whole.into_boxed_str(), domain })
+        let local = std::str::from_utf8(&text[..=at]).map_err(|_| AddressError::LocalPart)?;
+        if script == Script::Unicode && !local.chars().all(is_harmless) {
+            return Err(AddressError::LocalPart);
+        }
+        let domain = match script {
+            Script::Ascii => Domain::parse(&text[at + 1..])?,
+            Script::Unicode => Domain::parse_utf8(&text[at + 1..])?,
+        };
+        // An A-label may be longer than what it was made from.
+        if at + 1 + domain.0.as_bytes().len() > limits::PATH_BYTES - 2 {
+            return Err(AddressError::TooLong);
+        }
+        Ok(Address { text: Short::concat(&[local, &domain.0]), domain })
     }
 
     /// `local@domain`, the domain normalised.
@@ -156,17 +202,31 @@ impl Address {
 
     /// The local part as the client wrote it, with its quotes if it has any.
     pub fn local(&self) -> &str {
-        &self.text[..self.text.len() - self.domain.0.len() - 1]
+        &self.text[..self.text.as_bytes().len() - self.domain.0.as_bytes().len() - 1]
     }
 
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
+
+    /// Whether it may stand in a command without SMTPUTF8.
+    pub fn is_ascii(&self) -> bool {
+        self.text.is_ascii()
+    }
+}
+
+/// Whether a character of a local part can be shown without harm: no control character, none that
+/// changes the direction of text, none that is invisible.
+fn is_harmless(c: char) -> bool {
+    let hidden = matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{200b}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{ffff}');
+    !c.is_control() && !hidden
 }
 
 /// `text` as a string; its bytes have passed a grammar of printable ASCII.
-fn ascii(text: &[u8]) -> String {
-    String::from_utf8(text.to_vec()).expect("checked text is ASCII")
+fn ascii(text: &[u8]) -> &str {
+    std::str::from_utf8(text).expect("checked text is ASCII")
 }
 
 /// The grammar of a domain name, see [`Domain::parse`].
@@ -210,13 +270,15 @@ fn parse_literal(text: &[u8]) -> Result<IpAddr, AddressError> {
 }
 
 /// Length of the local part that `text` begins with: everything before the `@` that ends it.
-fn local_part_bytes(text: &[u8]) -> Result<usize, AddressError> {
+fn local_part_bytes(text: &[u8], script: Script) -> Result<usize, AddressError> {
     if text.first() == Some(&b'"') {
-        return quoted_string_bytes(text).ok_or(AddressError::LocalPart);
+        let bytes = quoted_string_bytes(text).ok_or(AddressError::LocalPart)?;
+        let fits = script == Script::Unicode || text[..bytes].is_ascii();
+        return if fits { Ok(bytes) } else { Err(AddressError::LocalPart) };
     }
     let mut after_dot = true;
     for (at, &b) in text.iter().enumerate() {
-        if is(b, ATEXT) {
+        if is(b, ATEXT) || (script == Script::Unicode && b >= 0x80) {
             after_dot = false;
         } else if b == b'.' && !after_dot {
             after_dot = true;
@@ -228,7 +290,8 @@ fn local_part_bytes(text: &[u8]) -> Result<usize, AddressError> {
 }
 
 /// Length of the quoted string that `text` begins with, both quotes included (RFC 5321 §4.1.2:
-/// printable ASCII, with a backslash before any quote or backslash inside). None if it does not end.
+/// printable ASCII, with a backslash before any quote or backslash inside; RFC 6531 §3.3: or bytes
+/// beyond ASCII). None if it does not end.
 pub fn quoted_string_bytes(text: &[u8]) -> Option<usize> {
     let mut at = 1;
     loop {
@@ -236,7 +299,7 @@ pub fn quoted_string_bytes(text: &[u8]) -> Option<usize> {
             b'"' => return Some(at + 1),
             b'\\' if matches!(text.get(at + 1), Some(b' '..=b'~')) => at += 2,
             b'\\' => return None,
-            b' '..=b'~' => at += 1,
+            b' '..=b'~' | 0x80.. => at += 1,
             _ => return None,
         }
     }
@@ -404,5 +467,41 @@ mod tests {
         for (text, error) in table {
             assert_eq!(Address::parse(text.as_bytes()), Err(error), "{text:?}");
         }
+    }
+
+    #[test]
+    fn internationalised_addresses() {
+        let good = [
+            ("j\u{fc}rgen@example.org", "j\u{fc}rgen", "example.org", false),
+            ("a@b\u{fc}cher.example", "a", "xn--bcher-kva.example", true),
+            ("a@B\u{dc}CHER.Example", "a", "xn--bcher-kva.example", true),
+            ("a@xn--bcher-kva.example", "a", "xn--bcher-kva.example", true),
+            ("\"\u{fc} x\"@d", "\"\u{fc} x\"", "d", false),
+            ("\u{7528}\u{6237}@\u{4f8b}\u{3048}.test", "\u{7528}\u{6237}", "xn--r8jz45g.test", false),
+        ];
+        for (text, local, domain, ascii) in good {
+            let address = Address::parse_utf8(text.as_bytes()).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!((address.local(), address.domain().as_str()), (local, domain));
+            assert_eq!(address.is_ascii(), ascii);
+            assert_eq!(Address::parse_utf8(address.as_str().as_bytes()), Ok(address));
+            assert!(text.is_ascii() || Address::parse(text.as_bytes()).is_err());
+        }
+        let refused = [
+            "j\u{fc}@",
+            "\u{fc}.@d",
+            "a@\u{fc} b",
+            "a@\u{fc}/b",
+            "a@\u{fc}..b",
+            "\u{85}@d",
+            "\u{202e}x@d",
+            "\u{200b}@d",
+        ];
+        for text in refused {
+            assert!(Address::parse_utf8(text.as_bytes()).is_err(), "{text:?}");
+        }
+        assert_eq!(Address::parse_utf8(b"\xff@d"), Err(AddressError::LocalPart));
+        assert_eq!(Address::parse_utf8(b"a@\xff\xfe"), Err(AddressError::Domain));
+        let long = format!("a@{}.example", "\u{fc}".repeat(100));
+        assert!(Address::parse_utf8(long.as_bytes()).is_err());
     }
 }

@@ -29,16 +29,66 @@ pub enum BodyForm {
     Raw,
 }
 
+/// What of a message a report of failure returns (RFC 3461 §4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    Full,
+    Headers,
+}
+
+/// Of what a sender wants to be told about a recipient (RFC 3461 §4.1). None of it is NEVER.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notify {
+    pub success: bool,
+    pub failure: bool,
+    pub delay: bool,
+}
+
+impl Notify {
+    /// Nothing at all.
+    pub const NEVER: Notify = Notify { success: false, failure: false, delay: false };
+
+    /// As one number: 1 success, 2 failure, 4 delay.
+    pub fn bits(self) -> u8 {
+        u8::from(self.success) | u8::from(self.failure) << 1 | u8::from(self.delay) << 2
+    }
+
+    /// The reverse of [`Notify::bits`]; none for bits that mean nothing.
+    pub fn from_bits(bits: u8) -> Option<Notify> {
+        let is = |bit: u8| bits & bit != 0;
+        (bits < 8).then(|| Notify { success: is(1), failure: is(2), delay: is(4) })
+    }
+}
+
 /// One recipient of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
     pub address: Address,
+    /// NOTIFY=; none where the client did not say.
+    pub notify: Option<Notify>,
+    /// ORCPT= (RFC 3461 §4.2) in its encoded form, printable ASCII: `rfc822;a+2Bb@example.org`.
+    pub original: Option<Box<str>>,
 }
 
 impl Recipient {
     /// A recipient about whom the client said nothing but the address.
     pub fn new(address: Address) -> Recipient {
-        Recipient { address }
+        Recipient { address, notify: None, original: None }
+    }
+
+    /// Whether the sender is to be told that the message reached a host that will not tell.
+    pub fn wants_success(&self) -> bool {
+        self.notify.is_some_and(|n| n.success)
+    }
+
+    /// Whether the sender is to be told of a failure: unless other things were asked for.
+    pub fn wants_failure(&self) -> bool {
+        self.notify.is_none_or(|n| n.failure)
+    }
+
+    /// Whether the sender may be told of a delay: unless other things were asked for.
+    pub fn wants_delay(&self) -> bool {
+        self.notify.is_none_or(|n| n.delay)
     }
 }
 
@@ -54,6 +104,14 @@ pub struct Envelope {
     pub received_at: WallTime,
     /// The client's address; none for mail made here (DSNs).
     pub client: Option<IpAddr>,
+    /// RET= (RFC 3461 §4.3).
+    pub ret: Option<Return>,
+    /// ENVID= (RFC 3461 §4.4) in its encoded form, printable ASCII.
+    pub envid: Option<Box<str>>,
+    /// SMTPUTF8 (RFC 6531 §3.4): addresses or header may hold UTF-8.
+    pub smtp_utf8: bool,
+    /// REQUIRETLS (RFC 8689): never over a connection whose TLS is not verified.
+    pub require_tls: bool,
     /// The stream (tenant, campaign) it belongs to, as its sender names it.
     pub stream: Option<Box<str>>,
     /// Transactional: goes before what is not.
@@ -61,7 +119,8 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// Sorts recipients by domain, then by text, and drops exact repeats of an address.
+    /// Sorts recipients by domain, then by text, and drops exact repeats of an address; of those the
+    /// first one's wishes count.
     pub fn group_by_destination(&mut self) {
         self.recipients.sort_by(|a, b| {
             (a.address.domain(), a.address.as_str()).cmp(&(b.address.domain(), b.address.as_str()))
@@ -106,6 +165,24 @@ mod tests {
         assert_eq!(grouped, ["\"a\"@x.test", "A@x.test", "a@x.test", "b@y.test", "c@y.test"]);
         let destinations: Vec<_> = envelope.destinations().map(|(d, range)| (d.as_str(), range)).collect();
         assert_eq!(destinations, [("x.test", 0..3), ("y.test", 3..5)]);
+    }
+    #[test]
+    fn notify_as_bits() {
+        for bits in 0..8 {
+            assert_eq!(Notify::from_bits(bits).map(Notify::bits), Some(bits));
+        }
+        assert_eq!((Notify::from_bits(8), Notify::NEVER.bits()), (None, 0));
+    }
+
+    #[test]
+    fn what_is_reported_without_being_asked_for() {
+        let mut recipient = Recipient::new(Address::parse(b"a@b").unwrap());
+        let wants = |r: &Recipient| (r.wants_success(), r.wants_failure(), r.wants_delay());
+        assert_eq!(wants(&recipient), (false, true, true));
+        recipient.notify = Some(Notify { success: true, ..Notify::NEVER });
+        assert_eq!(wants(&recipient), (true, false, false));
+        recipient.notify = Some(Notify::NEVER);
+        assert_eq!(wants(&recipient), (false, false, false));
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod header;
 pub mod id;
 pub mod reply;
 pub mod senders;
+pub mod short;
 pub mod submission;
 pub mod text;
 pub mod trace;
+pub mod xtext;

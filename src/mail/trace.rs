@@ -33,14 +33,18 @@ pub struct Received<'a> {
     pub at: WallTime,
 }
 
-/// The name of the protocol that a client speaks (RFC 3848).
-pub fn protocol(esmtp: bool, tls: bool, authenticated: bool) -> &'static str {
-    match (esmtp, tls, authenticated) {
+/// The name of the protocol that a client speaks (RFC 3848, RFC 6531 §4.3).
+pub fn protocol(esmtp: bool, utf8: bool, tls: bool, authenticated: bool) -> &'static str {
+    match (esmtp || utf8, utf8, tls, authenticated) {
         (false, ..) => "SMTP",
-        (true, false, false) => "ESMTP",
-        (true, true, false) => "ESMTPS",
-        (true, false, true) => "ESMTPA",
-        (true, true, true) => "ESMTPSA",
+        (true, false, false, false) => "ESMTP",
+        (true, false, true, false) => "ESMTPS",
+        (true, false, false, true) => "ESMTPA",
+        (true, false, true, true) => "ESMTPSA",
+        (true, true, false, false) => "UTF8SMTP",
+        (true, true, true, false) => "UTF8SMTPS",
+        (true, true, false, true) => "UTF8SMTPA",
+        (true, true, true, true) => "UTF8SMTPSA",
     }
 }
 
@@ -74,7 +78,8 @@ pub fn received(out: &mut Vec<u8>, r: &Received<'_>) {
     }
     push_all(out, &["\r\n\tby ", r.by, " with ", r.protocol, " id "]);
     write!(out, "{}", r.id).expect("writing to memory does not fail");
-    if let Some(recipient) = r.recipient {
+    // RFC 6531 §3.7.3 would let others in; every reader of headers understands their absence.
+    if let Some(recipient) = r.recipient.filter(|recipient| recipient.is_ascii()) {
         push_all(out, &["\r\n\tfor <", recipient.as_str(), ">"]);
     }
     out.extend_from_slice(b";\r\n\t");
@@ -174,7 +179,7 @@ mod tests {
     use crate::clock::Rng;
 
     fn header(helo: &str, client: Option<&str>, recipient: Option<&str>) -> String {
-        let recipient = recipient.map(|r| Address::parse(r.as_bytes()).unwrap());
+        let recipient = recipient.map(|r| Address::parse_utf8(r.as_bytes()).unwrap());
         let mut out = Vec::new();
         received(
             &mut out,
@@ -200,7 +205,7 @@ mod tests {
         let table = [
             (("client.example", Some("192.0.2.1"), None), "client.example ([192.0.2.1])", ""),
             (("[192.0.2.9]", Some("::1"), Some("a@B.c")), "[192.0.2.9] ([IPv6:::1])", "\r\n\tfor <a@b.c>"),
-            (("localhost", None, None), "localhost", ""),
+            (("localhost", None, Some("\u{fc}@B.c")), "localhost", ""),
             (("a (b) \\\"c", Some("::1"), None), "[IPv6:::1] ([IPv6:::1])\r\n\t(HELO a ?b? ?\"c)", ""),
             (("x\r\nEvil: 1\0", None, None), "unknown\r\n\t(HELO x?x0d?x0aEvil: 1?x00)", ""),
             (("host.", Some("10.0.0.1"), None), "[10.0.0.1] ([10.0.0.1])\r\n\t(HELO host.)", ""),
@@ -220,7 +225,7 @@ mod tests {
                 helo: "client.example",
                 client: Some("192.0.2.1".parse().unwrap()),
                 by: "mx.example.net",
-                protocol: protocol(true, true, true),
+                protocol: protocol(true, false, true, true),
                 tls: Some("TLSv1.3 TLS_AES_128_GCM_SHA256"),
                 certificate: Some("a)\r\nb"),
                 id: MessageId(1),

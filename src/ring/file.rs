@@ -12,7 +12,7 @@
 //! description; so a lock taken here is free only when no earlier process can write to the file any more.
 //! Recovery waits for it with [`FileLock::lock_or_wait`].
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IoSlice};
 use std::ops::{Deref, Range};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -28,8 +28,9 @@ use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use super::buffer::{ALIGN, AlignedBuf};
 use super::op::Op;
 
-/// Bytes of zeros written at once while a segment is prepared.
+/// Bytes of zeros in memory while a segment is prepared, and how often they are written in one call.
 const ZERO_FILL_BYTES: usize = 1024 * 1024;
+const ZERO_FILL_PIECES: usize = 16;
 /// Pause between two attempts to lock a file that somebody holds.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Largest read of [`DirectFile::read_exact_at`]: more is not read at once, but in parts by the caller.
@@ -296,20 +297,42 @@ pub fn prepare_segment(path: &Path, bytes: u64) -> io::Result<()> {
 }
 
 fn fill(path: &Path, bytes: u64) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
         // Where the file system cannot allocate ahead, writing does it.
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
         Err(e) => return Err(e.into()),
     }
-    let zeros = vec![0u8; ZERO_FILL_BYTES];
-    let mut left = bytes;
-    while left > 0 {
-        let part = left.min(zeros.len() as u64) as usize;
-        file.write_all(&zeros[..part])?;
-        left -= part as u64;
+    let zeros = AlignedBuf::zeroed(ZERO_FILL_BYTES);
+    // Past the page cache nothing is copied: the device fetches the same page of zeros again and again.
+    let direct = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
+    match direct.and_then(|direct| write_zeros(&direct, bytes, &zeros)) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => write_zeros(&file, bytes, &zeros)?,
+        other => other?,
     }
     file.sync_all()
+}
+
+/// Many pieces to one call: the device is kept busy, and the file system converts few, large extents.
+fn write_zeros(file: &File, bytes: u64, zeros: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes {
+        let mut left = bytes - done;
+        let pieces: Vec<IoSlice<'_>> = (0..ZERO_FILL_PIECES)
+            .map_while(|_| {
+                let piece = &zeros[..left.min(zeros.len() as u64) as usize];
+                left -= piece.len() as u64;
+                (!piece.is_empty()).then(|| IoSlice::new(piece))
+            })
+            .collect();
+        match rustix::io::pwritev(file, &pieces, done) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => done += written as u64,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the directory's entries are on the medium. Blocks the thread.

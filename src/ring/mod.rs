@@ -6,10 +6,11 @@
 //! copies. Must not: know anything of mail.
 //!
 //! From the bottom up: `op` takes one operation through the kernel; `deadline` ends waits;
-//! `buffer` and `file` are the way to the disk, `tcp` and `listen` to the network; `mailbox` and `helper`
+//! `buffer` and `file` are the way to the disk, `arena` holds what waits in memory, `tcp` and `listen` to the network; `mailbox` and `helper`
 //! connect threads; `runtime` runs it all on one thread; `check` says at start-up what is missing, and
 //! `cpu` what is used.
 
+mod arena;
 mod buffer;
 mod check;
 mod cpu;
@@ -22,6 +23,7 @@ mod op;
 mod runtime;
 mod tcp;
 
+pub use arena::{Arena, Block, collect_heap};
 pub use buffer::{ALIGN, AlignedBuf, BufferPool, Piece};
 pub use check::{CheckError, Checked, Wanted, start_up_checks};
 pub use cpu::{available_cpus, pin, process_cpu_micros, resident_bytes, thread_cpu_micros};
@@ -35,7 +37,7 @@ pub use listen::{LISTEN_BACKLOG, Listener};
 pub use mailbox::{Mailbox, MailboxSender, mailbox};
 pub use op::operations_in_flight;
 pub use runtime::{RING_ENTRIES, RuntimeConfig, Task, run, spawn, yield_turn};
-pub use tcp::{MAX_PIECES, Stream};
+pub use tcp::{MAX_PIECES, Posted, Stream};
 
 /// Runs a test on a small ring of its own.
 #[cfg(test)]

@@ -285,6 +285,19 @@ impl Stream {
         (Ok(()), buf)
     }
 
+    /// Has all of `buf` sent while the caller goes on: nobody is woken when that is done, which saves a turn
+    /// where an answer is waited for next. One send at a time: settle it before the next, and before the
+    /// connection is closed.
+    pub fn post(&self, buf: Vec<u8>) -> io::Result<Posted> {
+        let fd = self.0.fd()?;
+        let bytes = u32::try_from(buf.len()).unwrap_or(u32::MAX);
+        let entry = opcode::Send::new(Fd(fd), buf.as_ptr(), bytes).flags(SEND_FLAGS).build();
+        // SAFETY: the entry points into the vector's heap memory, which does not move with `buf`; it and the
+        // descriptor are owned by the operation.
+        let op = unsafe { Op::submit((InUse::new(&self.0), buf), entry) };
+        Ok(Posted { op, fd, bytes: bytes as usize })
+    }
+
     /// Writes all of `pieces`, in order, as one gathered send, and gives them back. Errors as
     /// [`write_all`](Stream::write_all).
     pub async fn write_pieces(&self, pieces: Vec<Piece>, wait: Duration) -> (io::Result<()>, Vec<Piece>) {
@@ -421,6 +434,28 @@ impl Stream {
         let fd = self.0.fd.borrow();
         let fd = fd.as_ref().ok_or(io::ErrorKind::NotConnected)?;
         ask(&SockRef::from(&fd.as_fd()))?.as_socket().ok_or_else(|| io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// A send under way, see [`Stream::post`]. Dropping it lets the send go on.
+pub struct Posted {
+    op: Op<(InUse, Vec<u8>)>,
+    fd: RawFd,
+    bytes: usize,
+}
+
+impl Posted {
+    /// Waits until the bytes are with the kernel, as a rule no time at all, and gives the buffer back.
+    /// Errors as [`Stream::write_all`].
+    pub async fn settle(self, wait: Duration) -> (io::Result<()>, Vec<u8>) {
+        let (result, (_, buf), _) = Timed::new(self.op, self.fd, opcode::Send::CODE, wait).await;
+        let result = match result {
+            Ok(sent) if sent as usize == self.bytes => Ok(()),
+            // Stopped at the deadline: what went out is of no use.
+            Ok(_) => Err(io::ErrorKind::TimedOut.into()),
+            Err(e) => Err(e),
+        };
+        (result, buf)
     }
 }
 

@@ -168,8 +168,9 @@ fn parse_target(text: &str) -> Result<Goal, String> {
     }
 }
 
+/// A name as an operator writes it, in U-labels or A-labels.
 fn parse_domain(text: &str) -> Option<Domain> {
-    Domain::parse(text.as_bytes()).ok()
+    Domain::parse_utf8(text.as_bytes()).ok()
 }
 
 #[cfg(test)]
@@ -194,6 +195,7 @@ mod tests {
             ("Mail.Other.test:26", Some(Route::Host(domain("mail.other.test"), 26))),
             ("mail.other.test", Some(Route::Host(domain("mail.other.test"), 25))),
             ("localhost:2526", Some(Route::Host(domain("localhost"), 2526))),
+            ("b\u{fc}cher.test:26", Some(Route::Host(domain("xn--bcher-kva.test"), 26))),
             ("mx:Other.test", Some(Route::Mx(domain("other.test")))),
             ("MX", Some(Route::Mx(domain("a.test")))),
             ("", None),

@@ -12,6 +12,11 @@ use memchr::memmem::Finder;
 
 use crate::limits;
 
+mod chunk;
+mod stuff;
+pub use chunk::ChunkReader;
+pub use stuff::DotStuffer;
+
 /// Searching for this costs its set-up once, not once per block.
 static END_OF_DATA: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n.\r\n"));
 
@@ -125,17 +130,8 @@ impl BodyReader {
         for &b in text {
             bytes += 1;
             line_bytes += 1;
-            if (last == b'\r') != (b == b'\n') {
-                return Some(if b == b'\n' { Fault::BareLf } else { Fault::BareCr });
-            }
-            if b == 0 {
-                return Some(Fault::Nul);
-            }
-            if line_bytes > limits::TEXT_LINE_BYTES {
-                return Some(Fault::LongLine);
-            }
-            if bytes > self.max_bytes {
-                return Some(Fault::TooLarge);
+            if let Some(fault) = fault_of(last, b, line_bytes, bytes, self.max_bytes) {
+                return Some(fault);
             }
             if b == b'\n' {
                 line_bytes = 0;
@@ -143,6 +139,22 @@ impl BodyReader {
             last = b;
         }
         (last == b'\r').then_some(Fault::BareCr)
+    }
+}
+
+/// What is wrong with `b`, which stands behind `last` as byte number `bytes` of the data and
+/// `line_bytes` of its line.
+fn fault_of(last: u8, b: u8, line_bytes: usize, bytes: u64, max_bytes: u64) -> Option<Fault> {
+    if (last == b'\r') != (b == b'\n') {
+        Some(if b == b'\n' { Fault::BareLf } else { Fault::BareCr })
+    } else if b == 0 {
+        Some(Fault::Nul)
+    } else if line_bytes > limits::TEXT_LINE_BYTES {
+        Some(Fault::LongLine)
+    } else if bytes > max_bytes {
+        Some(Fault::TooLarge)
+    } else {
+        None
     }
 }
 

@@ -1,17 +1,18 @@
 //! The client session: what is to be sent and what was answered, two cursors (RFC 5321, RFC 2920).
 //!
 //! Owns: the opening of a connection (greeting, EHLO or HELO, STARTTLS), the order of transactions on it,
-//! and which reply answers what. Promises: the same events however the input was split; each message
+//! and which reply answers what. Whether and how a message fits what the peer offers: `fit`. Promises: the same events however the input was split; each message
 //! started ends in one Done or is left unanswered by one Failed; CR and LF can never enter a command;
 //! at most [`limits::CONNECTION_WINDOW`] messages and one more are in flight. Must not: choose hosts,
 //! judge certificates, retry, or touch the body of a message.
 use std::collections::VecDeque;
 
 use crate::limits;
-use crate::mail::envelope::BodyKind;
+use crate::mail::envelope::Envelope;
 use crate::mail::reply::Reply;
 use crate::smtp::reply::ReplyReader;
 
+mod fit;
 mod transaction;
 use transaction::{Command, Outcome, Transaction};
 
@@ -30,22 +31,39 @@ pub struct Capabilities {
     pub eight_bit_mime: bool,
     pub starttls: bool,
     pub chunking: bool,
+    pub binary_mime: bool,
     pub smtputf8: bool,
     pub dsn: bool,
     pub enhanced_codes: bool,
     /// SIZE: `Some(0)` means no fixed limit (RFC 1870).
     pub size: Option<u64>,
+    /// LIMITS RCPTMAX (RFC 9422 §4.2): recipients in one transaction.
+    pub recipients: Option<usize>,
+    /// LIMITS MAILMAX (RFC 9422 §4.1): transactions in one session.
+    pub transactions: Option<u64>,
 }
 
 /// One message for one destination. `key` is the driver's, handed back in events.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {
     pub key: u64,
-    /// Without brackets; empty for the null path.
-    pub reverse_path: &'a str,
-    pub recipients: &'a [&'a str],
-    pub size_bytes: u64,
-    pub body_kind: BodyKind,
+    pub envelope: &'a Envelope,
+    /// Indices of those it goes to in this transaction.
+    pub recipients: &'a [u16],
+    /// As it is stored. Its length is told, and where the peer lacks an extension it is looked at.
+    pub body: &'a [u8],
+}
+
+/// How a body goes over the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// The stored bytes, which are dot-stuffed, then `.CRLF`.
+    Stored,
+    /// The stored bytes with dots doubled and a CRLF behind the last line if it has none, then `.CRLF`
+    /// ([`DotStuffer`](crate::smtp::body::DotStuffer)).
+    Stuffed,
+    /// The stored bytes and nothing else: BDAT has told how many.
+    Chunk,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,9 +76,10 @@ pub enum ClientEvent {
     StartTls,
     /// The session may take transactions now (greeting, EHLO and TLS are done).
     Ready,
-    /// 354 came for this message: the driver appends the body in wire form and `.CRLF` to `out`,
-    /// then calls [`ClientSession::body_sent`]. After that the next message may be started.
-    SendBody { key: u64 },
+    /// The peer waits for the body of this message (354, or recipients were accepted and BDAT is in `out`):
+    /// the driver appends it to `out` as `transfer` says, then calls [`ClientSession::body_sent`]. After
+    /// that the next message may be started.
+    SendBody { key: u64, transfer: Transfer },
     /// Every recipient of the message has its final answer, one reply each in the given order. Where
     /// all recipients were refused, or MAIL or DATA was, no SendBody comes before (if the peer says 354
     /// although no recipient was accepted, the session sends the lone dot itself).
@@ -113,6 +132,8 @@ pub struct ClientSession {
     transactions: VecDeque<Transaction>,
     /// The peer holds a transaction that ended without a final dot: RSET goes before the next MAIL.
     left_open: bool,
+    /// Transactions begun, against the peer's MAILMAX.
+    begun: u64,
     /// Events that need no input; at most one, because nothing can be started until it is taken.
     pending: VecDeque<ClientEvent>,
 }
@@ -128,6 +149,7 @@ impl ClientSession {
             reader: ReplyReader::default(),
             transactions: VecDeque::new(),
             left_open: false,
+            begun: 0,
             pending: VecDeque::new(),
         }
     }
@@ -177,10 +199,15 @@ impl ClientSession {
         self.say_hello("EHLO", Stage::Ehlo, out);
     }
 
-    /// Whether `start` may be called now: ready, the last events taken, room in the window, and no earlier
+    /// Whether `start` may be called now: ready, the last events taken, room in the window, no earlier
     /// message between its MAIL and its body_sent (with PIPELINING), or no earlier message at all
-    /// without its Done (without it).
+    /// without its Done (without it), and the peer's MAILMAX not reached.
     pub fn can_start(&self) -> bool {
+        self.is_at_rest() && !self.is_spent()
+    }
+
+    /// As `can_start`, whatever the peer's MAILMAX: QUIT may be said.
+    pub fn is_at_rest(&self) -> bool {
         let in_line = if self.capabilities.pipelining {
             self.transactions.len() <= limits::CONNECTION_WINDOW
                 && self.transactions.iter().all(Transaction::is_sent)
@@ -196,23 +223,34 @@ impl ClientSession {
     /// (RFC 2920 §3.1).
     ///
     /// A message that cannot go this way comes back as Done with local replies from the next `feed`
-    /// (which may be called with empty input, see [`ClientSession::has_event`]): `552 5.3.4` larger than the peer's SIZE (RFC 1870 §6.1),
-    /// `554 5.6.3` 8-bit for a peer without 8BITMIME (RFC 6152 §3) or binary, `553 5.1.3` an address with
-    /// bytes that may not stand in a command.
+    /// (which may be called with empty input, see [`ClientSession::has_event`]); `fit` says which.
     pub fn start(&mut self, message: Outgoing<'_>, out: &mut Vec<u8>) {
         debug_assert!(self.can_start());
-        if message.recipients.is_empty() {
-            self.pending.push_back(ClientEvent::Done { key: message.key, replies: Vec::new() });
-        } else if let Some(reply) = self.rule_out(&message) {
-            let replies = vec![reply; message.recipients.len()];
-            self.pending.push_back(ClientEvent::Done { key: message.key, replies });
-        } else {
-            let resets = std::mem::take(&mut self.left_open);
-            self.transactions.push_back(Transaction::start(&message, &self.capabilities, resets, out));
-        }
+        let replies = match fit::fit(&message, &self.capabilities) {
+            _ if message.recipients.is_empty() => Vec::new(),
+            Ok(fit) => {
+                let resets = std::mem::take(&mut self.left_open);
+                self.begun += 1;
+                self.transactions.push_back(Transaction::start(
+                    &message,
+                    &self.capabilities,
+                    &fit,
+                    resets,
+                    out,
+                ));
+                return;
+            }
+            Err(reply) => vec![reply; message.recipients.len()],
+        };
+        self.pending.push_back(ClientEvent::Done { key: message.key, replies });
     }
 
-    /// The body of `key` and its final dot are in `out`. Must follow SendBody.
+    /// Whether the peer takes no further transaction on this connection (RFC 9422 §4.1).
+    pub fn is_spent(&self) -> bool {
+        self.capabilities.transactions.is_some_and(|most| self.begun >= most)
+    }
+
+    /// The body of `key` and its final dot, if it has one, are in `out`. Must follow SendBody.
     pub fn body_sent(&mut self, key: u64) {
         let transaction = self.transactions.iter_mut().find(|t| t.key == key && t.is_body_due());
         debug_assert!(transaction.is_some(), "no body was asked for");
@@ -221,7 +259,7 @@ impl ClientSession {
         }
     }
 
-    /// Whether the final dot of `key` has been sent and is not answered (its fate is unknown if the
+    /// Whether the final dot or chunk of `key` has been sent and is not answered (its fate is unknown if the
     /// connection dies).
     pub fn is_body_sent(&self, key: u64) -> bool {
         self.find(key).is_some_and(Transaction::is_body_sent)
@@ -259,7 +297,7 @@ impl ClientSession {
             (Stage::Handshake | Stage::Over | Stage::Failed(_), _) => ClientPhase::Idle,
             (_, Some(Command::Rset | Command::Mail | Command::Rcpt(_))) => ClientPhase::Command,
             (_, Some(Command::Data)) => ClientPhase::DataStart,
-            (_, Some(Command::Dot)) => ClientPhase::DataEnd,
+            (_, Some(Command::End)) => ClientPhase::DataEnd,
             (Stage::Open, None) => ClientPhase::Idle,
             (Stage::Quit, None) => ClientPhase::Quit,
         }
@@ -318,14 +356,14 @@ impl ClientSession {
 
     fn answer_transaction(&mut self, code: u16, command: Command, out: &mut Vec<u8>) -> Option<ClientEvent> {
         // 421 ends the connection. To a final dot it is the message's answer as well.
-        if code == 421 && command != Command::Dot {
+        if code == 421 && command != Command::End {
             return Some(self.fail(self.reader.reply()));
         }
         let transaction = self.transactions.front_mut()?;
         let key = transaction.key;
         match transaction.answer(code, &self.reader, out) {
             Outcome::Waiting => None,
-            Outcome::SendBody => Some(ClientEvent::SendBody { key }),
+            Outcome::SendBody(transfer) => Some(ClientEvent::SendBody { key, transfer }),
             Outcome::Done(replies) => {
                 self.left_open |= transaction.is_left_open();
                 self.transactions.pop_front();
@@ -375,27 +413,6 @@ impl ClientSession {
     fn fail_garbage(&mut self, why: &str) -> ClientEvent {
         self.fail(Reply::local(451, (4, 5, 0), &format!("the peer does not speak SMTP: {why}")))
     }
-
-    /// The local reply for a message that cannot be sent to this peer.
-    fn rule_out(&self, message: &Outgoing<'_>) -> Option<Reply> {
-        let offered = &self.capabilities;
-        if !is_safe(message.reverse_path) || !message.recipients.iter().all(|r| is_safe(r)) {
-            return Some(Reply::local(553, (5, 1, 3), "an address holds bytes that no command may hold"));
-        }
-        if offered.size.is_some_and(|max| max > 0 && message.size_bytes > max) {
-            return Some(Reply::local(552, (5, 3, 4), "the message is larger than the receiver takes"));
-        }
-        match message.body_kind {
-            BodyKind::SevenBit => None,
-            BodyKind::EightBit if offered.eight_bit_mime => None,
-            BodyKind::EightBit => {
-                Some(Reply::local(554, (5, 6, 3), "the message is 8-bit and the receiver does not take that"))
-            }
-            BodyKind::Binary => {
-                Some(Reply::local(554, (5, 6, 3), "the message is binary, which is not sent on"))
-            }
-        }
-    }
 }
 
 /// Whether `text` may stand in a command: printable ASCII.
@@ -413,6 +430,7 @@ fn capabilities(reader: &ReplyReader) -> Capabilities {
             b"8BITMIME" => offered.eight_bit_mime = true,
             b"STARTTLS" => offered.starttls = true,
             b"CHUNKING" => offered.chunking = true,
+            b"BINARYMIME" => offered.binary_mime = true,
             b"SMTPUTF8" => offered.smtputf8 = true,
             b"DSN" => offered.dsn = true,
             b"ENHANCEDSTATUSCODES" => offered.enhanced_codes = true,
@@ -421,10 +439,24 @@ fn capabilities(reader: &ReplyReader) -> Capabilities {
                 let limit = words.next().and_then(|n| std::str::from_utf8(n).ok()?.parse().ok());
                 offered.size = Some(limit.unwrap_or(0));
             }
+            b"LIMITS" => words.for_each(|word| take_limit(word, &mut offered)),
             _ => {}
         }
     }
     offered
+}
+
+/// One limit of RFC 9422 §3. One that is not known, or is no limit at all, is passed over.
+fn take_limit(word: &[u8], offered: &mut Capabilities) {
+    let Some((name, value)) = std::str::from_utf8(word).ok().and_then(|word| word.split_once('=')) else {
+        return;
+    };
+    let value = value.parse::<u64>().ok().filter(|value| *value > 0);
+    if name.eq_ignore_ascii_case("RCPTMAX") {
+        offered.recipients = value.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+    } else if name.eq_ignore_ascii_case("MAILMAX") {
+        offered.transactions = value;
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! Command lines as values (RFC 5321 §4.1, RFC 1870, RFC 3207, RFC 4954, RFC 6152).
+//! Command lines as values (RFC 5321 §4.1, RFC 1870, 3030, 3207, 3461, 4954, 6152, 6531, 8689).
 //!
 //! Owns: the grammar of what a client may say outside message data, and the reply to each way of getting
 //! it wrong. Promises: a command borrows from its line and only an address allocates; no line makes it
 //! panic. Must not: know the state of a session, which decides whether a command is in order.
 use super::sasl::{self, Secret};
 use crate::mail::address::{Address, AddressError, ReversePath};
-use crate::mail::envelope::BodyKind;
+use crate::mail::envelope::{BodyKind, Notify, Return};
 
 mod path;
 
@@ -20,14 +20,23 @@ pub enum Command<'a> {
     },
     Mail {
         reverse_path: ReversePath,
-        parameters: MailParameters,
+        parameters: MailParameters<'a>,
     },
-    Rcpt(ForwardPath<'a>),
+    Rcpt {
+        path: ForwardPath<'a>,
+        parameters: RcptParameters,
+    },
     Data,
+    /// A chunk of this many bytes follows (RFC 3030 §2).
+    Bdat {
+        bytes: u64,
+        last: bool,
+    },
     Rset,
     Noop,
     Vrfy,
-    Help,
+    /// With the command it is about, if there is one.
+    Help(&'a [u8]),
     Quit,
     StartTls,
     /// AUTH (RFC 4954): the mechanism's name, and the initial response if there is one.
@@ -36,15 +45,34 @@ pub enum Command<'a> {
     Xclient(&'a [u8]),
 }
 
-/// The parameters of MAIL this server offers.
+/// The parameters of MAIL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MailParameters {
+pub struct MailParameters<'a> {
     /// SIZE= (RFC 1870): what the client says the message will have, in bytes.
     pub size_bytes: Option<u64>,
-    /// BODY= (RFC 6152).
+    /// BODY= (RFC 6152, RFC 3030).
     pub body: BodyKind,
+    /// SMTPUTF8 (RFC 6531).
+    pub smtp_utf8: bool,
+    /// RET= (RFC 3461).
+    pub ret: Option<Return>,
+    /// ENVID= (RFC 3461), still encoded.
+    pub envid: Option<&'a str>,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
     /// AUTH= (RFC 4954 §5) was given. Whom it names is not believed, as that section allows.
     pub auth: bool,
+}
+
+/// The parameters of RCPT, and what its address needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RcptParameters {
+    /// NOTIFY= (RFC 3461).
+    pub notify: Option<Notify>,
+    /// ORCPT= (RFC 3461), in the form of [`xtext::original_recipient`](crate::mail::xtext::original_recipient).
+    pub original: Option<Box<str>>,
+    /// The line holds bytes beyond ASCII: only with SMTPUTF8.
+    pub needs_utf8: bool,
 }
 
 /// Whom RCPT names.
@@ -71,11 +99,13 @@ pub enum CommandError {
     MailSyntax,
     RcptSyntax,
     VrfySyntax,
+    /// How many bytes follow is not known, so nothing that follows can be read.
+    BdatSyntax,
     /// An argument where none may be.
     ExtraArgument,
     Sender(AddressError),
     Recipient(AddressError),
-    /// Bytes outside ASCII in an address: SMTPUTF8 (RFC 6531) was not offered.
+    /// Bytes outside ASCII in an address without the parameter SMTPUTF8 (RFC 6531).
     NonAscii,
     /// A known parameter with a malformed value, or twice.
     BadParameter,
@@ -98,12 +128,13 @@ impl CommandError {
             CommandError::MailSyntax => "501 5.5.4 Syntax: MAIL FROM:<address>\r\n",
             CommandError::RcptSyntax => "501 5.5.4 Syntax: RCPT TO:<address>\r\n",
             CommandError::VrfySyntax => "501 5.5.4 Syntax: VRFY address\r\n",
+            CommandError::BdatSyntax => "501 5.5.4 Syntax: BDAT bytes [LAST]\r\n",
             CommandError::ExtraArgument => "501 5.5.4 This command takes no argument\r\n",
             CommandError::Sender(AddressError::TooLong) => "501 5.1.7 Sender address too long\r\n",
             CommandError::Sender(_) => "501 5.1.7 Bad sender address syntax\r\n",
             CommandError::Recipient(AddressError::TooLong) => "501 5.1.3 Recipient address too long\r\n",
             CommandError::Recipient(_) => "501 5.1.3 Bad recipient address syntax\r\n",
-            CommandError::NonAscii => "553 5.6.7 Addresses must be ASCII\r\n",
+            CommandError::NonAscii => "553 5.6.7 An address beyond ASCII needs SMTPUTF8\r\n",
             CommandError::BadParameter => "501 5.5.4 Bad parameter value\r\n",
             CommandError::UnknownParameter => "555 5.5.4 Parameter not recognised\r\n",
             CommandError::AuthSyntax => "501 5.5.4 Syntax: AUTH mechanism [initial-response]\r\n",
@@ -135,13 +166,12 @@ pub fn parse(line: &[u8]) -> Result<Command<'_>, CommandError> {
         b"RSET" => alone(Command::Rset),
         b"QUIT" => alone(Command::Quit),
         b"NOOP" => Ok(Command::Noop),
-        b"HELP" => Ok(Command::Help),
+        b"HELP" => Ok(Command::Help(argument)),
+        b"BDAT" => parse_bdat(argument),
         b"VRFY" if argument.is_empty() => Err(CommandError::VrfySyntax),
         b"VRFY" => Ok(Command::Vrfy),
         b"AUTH" => sasl::parse_auth(argument).map(|(mechanism, initial)| Command::Auth(mechanism, initial)),
-        b"EXPN" | b"BDAT" | b"ETRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" => {
-            Err(CommandError::NotImplemented)
-        }
+        b"EXPN" | b"ETRN" | b"TURN" | b"SEND" | b"SOML" | b"SAML" => Err(CommandError::NotImplemented),
         b"POST" | b"HEAD" => Err(CommandError::Http),
         _ => Err(CommandError::Unknown),
     }
@@ -159,6 +189,20 @@ fn parse_long_verb<'a>(verb: &[u8], argument: &'a [u8]) -> Result<Command<'a>, C
     } else {
         Err(CommandError::Unknown)
     }
+}
+
+fn parse_bdat(argument: &[u8]) -> Result<Command<'_>, CommandError> {
+    let mut words = argument.split(|b| *b == b' ').filter(|word| !word.is_empty());
+    let bytes = words.next().and_then(path::decimal).ok_or(CommandError::BdatSyntax)?;
+    let last = match words.next() {
+        None => false,
+        Some(word) if word.eq_ignore_ascii_case(b"LAST") => true,
+        Some(_) => return Err(CommandError::BdatSyntax),
+    };
+    if words.next().is_some() {
+        return Err(CommandError::BdatSyntax);
+    }
+    Ok(Command::Bdat { bytes, last })
 }
 
 fn parse_hello(name: &[u8], esmtp: bool) -> Result<Command<'_>, CommandError> {

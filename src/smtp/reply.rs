@@ -69,6 +69,10 @@ impl ReplyReader {
     /// The last reply as a value: an enhanced code, which RFC 2034 §4 puts in front of every line, is taken
     /// off, and the lines are joined with spaces.
     pub fn reply(&self) -> Reply {
+        if let (1, Some(line)) = (self.lines, self.texts().next()) {
+            let (enhanced, words) = split_enhanced(line);
+            return Reply { code: self.code, enhanced, text: text::printable(words).into_boxed_str() };
+        }
         let mut enhanced = None;
         let mut joined: Vec<u8> = Vec::new();
         for line in self.texts() {

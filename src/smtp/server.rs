@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::body::BodyReader;
+use super::body::{BodyReader, ChunkReader};
 use super::command::{self, Command, CommandError};
 use super::sasl::AuthSaid;
 use super::xclient::Xclient;
@@ -16,7 +16,9 @@ use crate::limits;
 
 mod access;
 mod auth;
+mod chunk;
 mod hello;
+mod help;
 mod line;
 mod renaming;
 mod starttls;
@@ -34,6 +36,8 @@ pub struct ServerConfig {
     pub hostname: Box<str>,
     pub max_message_bytes: u64,
     pub max_recipients: usize,
+    /// Whether REQUIRETLS is offered (RFC 8689 §3): only where the TLS of next hops is verified.
+    pub require_tls: bool,
     pub access: Access,
 }
 
@@ -44,6 +48,7 @@ impl Default for ServerConfig {
             hostname: "localhost".into(),
             max_message_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
             max_recipients: limits::DEFAULT_MAX_RECIPIENTS,
+            require_tls: false,
             access: Access::default(),
         }
     }
@@ -76,18 +81,21 @@ pub enum Step {
     /// pending, commands may be left in the rest although they are complete: call again when the
     /// replies are sent, before reading.
     More,
-    /// `354` stands in the replies. [`ServerSession::transaction`] is complete: the driver takes an id
-    /// and writes the trace header. Then call again.
+    /// `354` stands in the replies, or the first chunk follows. [`ServerSession::transaction`] is complete:
+    /// the driver takes an id and writes the trace header. Then call again.
     BodyStarts,
-    /// These bytes of the input (inside what was consumed) are body in wire form: dot-stuffed, up
-    /// to and including the CRLF before the final dot.
+    /// These bytes of the input (inside what was consumed) are body in the envelope's form: dot-stuffed,
+    /// up to and including the CRLF before the final dot, or raw. Between two chunks other steps may
+    /// come, and commands before the range.
     Body(Range<usize>),
-    /// The final dot was seen. The driver stores the message and calls [`ServerSession::finish`]
+    /// The final dot was seen, or the last chunk. The driver stores the message and calls [`ServerSession::finish`]
     /// before the next `step`.
     BodyEnds,
     /// The message cannot be accepted (too large, bare LF, …). Drop what is held of it; the session
     /// swallows the rest and replies itself. Comes at most once per body, and no Body/BodyEnds after.
     BodyRefused,
+    /// The client took back what it had sent in chunks (RFC 3030 §2: RSET, or a new greeting). Drop it.
+    BodyWithdrawn,
     /// `220` stands in the replies. Send them, throw away the rest of the input, do the handshake and
     /// call [`ServerSession::tls_started`]; close the connection if the handshake fails.
     StartTls,
@@ -119,6 +127,7 @@ enum State {
     /// The rest of a line that was too long, to be dropped up to its CRLF.
     LongLine,
     Body(BodyReader),
+    Chunk(chunk::Chunk),
     /// Between BodyEnds and `finish`.
     Verdict,
     /// Between StartTls and `tls_started`.
@@ -153,6 +162,12 @@ pub struct ServerSession {
     recipient_refused: bool,
     /// Bytes of the recipients taken, as `limits::RECIPIENTS_BYTES` counts them.
     recipients_bytes: usize,
+    /// What has been received in chunks, from the first BDAT to the end of the last.
+    chunks: Option<ChunkReader>,
+    /// The message was refused before its last chunk; those that are on their way get the same.
+    chunks_refused: bool,
+    /// Bytes of chunks dropped since the last accepted message.
+    dropped_bytes: u64,
     /// Errors of the client, refused recipients included, in the whole session.
     errors: u32,
     /// Since the last accepted message.
@@ -176,6 +191,9 @@ impl ServerSession {
             transaction: None,
             recipient_refused: false,
             recipients_bytes: 0,
+            chunks: None,
+            chunks_refused: false,
+            dropped_bytes: 0,
             errors: 0,
             bad_commands: 0,
             idle_commands: 0,
@@ -233,6 +251,11 @@ impl ServerSession {
                     }
                 }
                 State::Body(_) => self.read_body(rest, &mut consumed, replies),
+                State::Chunk(chunk) if chunk.is_whole() => match self.end_chunk(replies) {
+                    None => continue,
+                    step => step,
+                },
+                State::Chunk(_) => self.read_chunk(rest, &mut consumed, replies),
                 State::Verdict => Some(Step::BodyEnds),
                 State::Handshake | State::Renamed | State::Asked => {
                     debug_assert!(false, "the driver owes the session an answer");
@@ -277,46 +300,48 @@ impl ServerSession {
         self.errors
     }
 
-    /// True while between BodyStarts and the end of the body (the driver uses the data time-out and a large
-    /// buffer then).
+    /// True while between BodyStarts and the end of the body, pauses between chunks included (the driver
+    /// uses the data time-out then).
     pub fn in_body(&self) -> bool {
-        matches!(self.state, State::Body(_))
+        matches!(self.state, State::Body(_) | State::Chunk(_)) || self.chunks.is_some()
     }
 
     /// Carries out one line, given without its CRLF.
     fn obey(&mut self, line: &[u8], replies: &mut Vec<u8>) -> Option<Step> {
         let command = match command::parse(line) {
             Ok(command) => command,
-            Err(CommandError::Http) => {
+            // A web browser, or bytes of a message that would be taken for commands.
+            Err(error @ (CommandError::Http | CommandError::BdatSyntax)) => {
                 self.state = State::Closed;
-                push(replies, &[CommandError::Http.reply()]);
+                push(replies, &[error.reply()]);
                 return Some(Step::Close);
             }
             Err(error) => return self.refuse(error, replies),
         };
         match command {
             Command::Mail { reverse_path, parameters } => self.mail(reverse_path, parameters, replies),
-            Command::Rcpt(path) => self.rcpt(path, replies),
+            Command::Rcpt { path, parameters } => self.rcpt(path, parameters, replies),
             Command::Data => self.data(replies),
+            Command::Bdat { bytes, last } => self.bdat(bytes, last),
             Command::Hello { name, esmtp } => {
+                let withdrawn = self.withdraw_chunks();
                 let step = self.idle(replies, "");
                 if step.is_none() {
                     self.hello(name, esmtp, replies);
                 }
-                step
+                step.or(withdrawn)
             }
             Command::Rset => {
+                let withdrawn = self.withdraw_chunks();
                 self.reset();
-                self.idle(replies, "250 2.0.0 Ok\r\n")
+                self.idle(replies, "250 2.0.0 Ok\r\n").or(withdrawn)
             }
             Command::Noop => self.idle(replies, "250 2.0.0 Ok\r\n"),
             Command::StartTls => self.starttls(replies),
             Command::Auth(mechanism, initial) => self.auth(mechanism, initial, replies),
             Command::Xclient(argument) => self.xclient(argument, replies),
             Command::Vrfy => self.idle(replies, "252 2.0.0 Cannot verify, but mail for it will be tried\r\n"),
-            Command::Help => {
-                self.idle(replies, "214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT\r\n")
-            }
+            Command::Help(topic) => self.idle(replies, help::text(topic)),
             Command::Quit => {
                 push(replies, &["221 2.0.0 ", &self.config.hostname, " closing connection\r\n"]);
                 self.state = State::Closed;

@@ -12,7 +12,7 @@ use super::format::{put, u16_at, u32_at, u64_at};
 use super::reader::Hold;
 use crate::clock::WallTime;
 use crate::mail::address::Address;
-use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
+use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Notify, Recipient, Return};
 use crate::mail::id::MessageId;
 
 /// Bit of a field number: who does not know the field must not act on the message.
@@ -29,6 +29,14 @@ const CLIENT: u16 = 6;
 const REPORTS: u16 = 7 | MUST_UNDERSTAND;
 /// Only in copies: what an operator had decided when the copy was made.
 const CHANGE: u16 = 28 | MUST_UNDERSTAND;
+// A report with less in it than was asked for does no harm; one that must not be sent does.
+const RET: u16 = 16;
+const ENVID: u16 = 17;
+const NOTIFY: u16 = 18 | MUST_UNDERSTAND;
+const ORIGINAL_RECIPIENT: u16 = 19;
+// Who does not know these would send the message to hosts that must not have it.
+const REQUIRE_TLS: u16 = 20 | MUST_UNDERSTAND;
+const SMTP_UTF8: u16 = 21 | MUST_UNDERSTAND;
 const STREAM: u16 = 24;
 const PRIORITY: u16 = 27;
 
@@ -40,8 +48,16 @@ pub(super) fn encoded_bytes(envelope: &Envelope, reports: Option<Reports<'_>>) -
         Some(IpAddr::V6(_)) => field(16),
         None => 0,
     };
+    let text = |value: &Option<Box<str>>| value.as_ref().map_or(0, |value| field(value.len()));
+    let recipient = |r: &Recipient| {
+        field(r.address.as_str().len()) + r.notify.map_or(0, |_| field(1)) + text(&r.original)
+    };
     field(envelope.reverse_path.as_ref().map_or(0, |a| a.as_str().len()))
-        + envelope.recipients.iter().map(|r| field(r.address.as_str().len())).sum::<usize>()
+        + envelope.recipients.iter().map(recipient).sum::<usize>()
+        + envelope.ret.map_or(0, |_| field(1))
+        + text(&envelope.envid)
+        + if envelope.require_tls { field(0) } else { 0 }
+        + if envelope.smtp_utf8 { field(0) } else { 0 }
         + 2 * field(1)
         + field(8)
         + client
@@ -56,6 +72,12 @@ pub(super) fn encode(envelope: &Envelope, reports: Option<Reports<'_>>, out: &mu
     writer.field(REVERSE_PATH, envelope.reverse_path.as_ref().map_or(&[], |a| a.as_str().as_bytes()));
     for recipient in &envelope.recipients {
         writer.field(RECIPIENT, recipient.address.as_str().as_bytes());
+        if let Some(notify) = recipient.notify {
+            writer.field(NOTIFY, &[notify.bits()]);
+        }
+        if let Some(original) = &recipient.original {
+            writer.field(ORIGINAL_RECIPIENT, original.as_bytes());
+        }
     }
     let kind = match envelope.body_kind {
         BodyKind::SevenBit => 0,
@@ -74,6 +96,7 @@ pub(super) fn encode(envelope: &Envelope, reports: Option<Reports<'_>>, out: &mu
         Some(IpAddr::V6(ip)) => writer.field(CLIENT, &ip.octets()),
         None => {}
     }
+    encode_wishes(envelope, &mut writer);
     if let Some(stream) = &envelope.stream {
         writer.field(STREAM, stream.as_bytes());
     }
@@ -86,6 +109,24 @@ pub(super) fn encode(envelope: &Envelope, reports: Option<Reports<'_>>, out: &mu
         for (i, recipient) in reports.recipients.iter().enumerate() {
             put(value, 8 + 2 * i, &recipient.to_le_bytes());
         }
+    }
+}
+
+/// What the client asked for beyond delivery.
+fn encode_wishes(envelope: &Envelope, writer: &mut FieldWriter<'_>) {
+    match envelope.ret {
+        Some(Return::Full) => writer.field(RET, &[0]),
+        Some(Return::Headers) => writer.field(RET, &[1]),
+        None => {}
+    }
+    if let Some(envid) = &envelope.envid {
+        writer.field(ENVID, envid.as_bytes());
+    }
+    if envelope.require_tls {
+        writer.field(REQUIRE_TLS, &[]);
+    }
+    if envelope.smtp_utf8 {
+        writer.field(SMTP_UTF8, &[]);
     }
 }
 
@@ -187,14 +228,14 @@ fn decode_sender(value: &[u8], envelope: &mut Envelope) -> Option<Hold> {
     if value.is_empty() {
         return None;
     }
-    envelope.reverse_path = Address::parse(value).ok();
+    envelope.reverse_path = Address::parse_utf8(value).ok();
     envelope.reverse_path.is_none().then_some(Hold::Unreadable)
 }
 
 fn decode_field(number: u16, value: &[u8], decoded: &mut Decoded) -> Option<Hold> {
     let envelope = &mut decoded.envelope;
     match (number, value) {
-        (RECIPIENT, _) => match Address::parse(value) {
+        (RECIPIENT, _) => match Address::parse_utf8(value) {
             Ok(address) => envelope.recipients.push(Recipient::new(address)),
             Err(_) => return Some(Hold::Unreadable),
         },
@@ -218,13 +259,38 @@ fn decode_field(number: u16, value: &[u8], decoded: &mut Decoded) -> Option<Hold
             Some(change) => decoded.changes.push(change),
             None => return Some(Hold::Unreadable),
         },
-        (BODY_KIND | BODY_FORM | REPORTS, _) => return Some(Hold::Unreadable),
+        (RET, [0]) => envelope.ret = Some(Return::Full),
+        (RET, [1]) => envelope.ret = Some(Return::Headers),
+        (ENVID, _) => envelope.envid = printable(value),
+        (NOTIFY, [bits]) => {
+            let (Some(notify), Some(recipient)) = (Notify::from_bits(*bits), envelope.recipients.last_mut())
+            else {
+                return Some(Hold::Unreadable);
+            };
+            recipient.notify = Some(notify);
+        }
+        (ORIGINAL_RECIPIENT, _) => {
+            if let Some(recipient) = envelope.recipients.last_mut() {
+                recipient.original = printable(value);
+            }
+        }
+        (REQUIRE_TLS, []) => envelope.require_tls = true,
+        (SMTP_UTF8, []) => envelope.smtp_utf8 = true,
+        (BODY_KIND | BODY_FORM | REPORTS | NOTIFY | REQUIRE_TLS | SMTP_UTF8, _) => {
+            return Some(Hold::Unreadable);
+        }
         _ if number & MUST_UNDERSTAND != 0 => {
             return Some(Hold::UnknownField(number & !MUST_UNDERSTAND));
         }
         _ => {}
     }
     None
+}
+
+/// A text that will stand in a command.
+fn printable(value: &[u8]) -> Option<Box<str>> {
+    let safe = value.iter().all(|b| matches!(b, b'!'..=b'~'));
+    std::str::from_utf8(value).ok().filter(|_| safe).map(Into::into)
 }
 
 #[cfg(test)]
@@ -269,8 +335,20 @@ mod tests {
             body_form: BodyForm::DotStuffed,
             ..example()
         };
+        let mut wishes = Envelope {
+            ret: Some(Return::Full),
+            envid: Some("QQ+2B314".into()),
+            smtp_utf8: true,
+            require_tls: true,
+            reverse_path: Address::parse_utf8("j\u{fc}@example.org".as_bytes()).ok(),
+            ..example()
+        };
+        wishes.recipients[0].notify = Some(Notify::NEVER);
+        wishes.recipients[1].notify = Notify::from_bits(5);
+        wishes.recipients[1].original = Some("rfc822;c@example.net".into());
+        let headers = Envelope { ret: Some(Return::Headers), ..example() };
         let v6 = Envelope { client: Some("2001:db8::1".parse().expect("valid")), ..example() };
-        for envelope in [example(), bounce, v6] {
+        for envelope in [example(), bounce, v6, wishes, headers] {
             let decoded = decode(&bytes_of(&envelope, None));
             assert_eq!(decoded.envelope, envelope);
             assert_eq!((decoded.reports, decoded.hold), (None, None));
@@ -304,6 +382,26 @@ mod tests {
         assert_eq!(decode(&[]).hold, Some(Hold::Unreadable));
     }
 
+    #[test]
+    fn wishes_that_cannot_be_read() {
+        let field = |number: u16, value: &[u8]| {
+            let mut bytes = bytes_of(&example(), None);
+            bytes.extend(number.to_le_bytes());
+            bytes.extend((value.len() as u32).to_le_bytes());
+            bytes.extend(value);
+            decode(&bytes)
+        };
+        let table = [(NOTIFY, &[8][..]), (NOTIFY, &[]), (REQUIRE_TLS, &[1]), (SMTP_UTF8, &[1])];
+        for (number, value) in table {
+            assert_eq!(field(number, value).hold, Some(Hold::Unreadable), "{number:x}");
+        }
+        // What only a report would have shown is left out.
+        for (number, value) in [(ENVID, &b"a\r\nb"[..]), (ORIGINAL_RECIPIENT, b"a b"), (RET, &[9])] {
+            let decoded = field(number, value);
+            assert_eq!((decoded.hold, decoded.envelope), (None, example()), "{number:x}");
+        }
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
@@ -311,7 +409,7 @@ mod tests {
         }
         #[test]
         fn arbitrary_fields_never_panic(
-            list in prop::collection::vec((0u16..12, any::<bool>(), prop::collection::vec(any::<u8>(), 0..20)), 0..8)
+            list in prop::collection::vec((0u16..24, any::<bool>(), prop::collection::vec(any::<u8>(), 0..20)), 0..8)
         ) {
             let mut bytes = Vec::new();
             for (number, must, value) in list {

@@ -85,9 +85,10 @@ fn cost(message: &Message) -> usize {
 mod tests {
     use super::*;
     use crate::mail::envelope::Envelope;
+    use crate::ring::Block;
 
     fn message(id: u64, bytes: usize) -> Rc<Message> {
-        Message::new(MessageId(id), Envelope::default(), vec![b'x'; bytes])
+        Message::new(MessageId(id), Envelope::default(), Block::from(vec![b'x'; bytes]))
     }
 
     #[test]

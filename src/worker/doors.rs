@@ -120,6 +120,7 @@ impl Doors {
                     local_domains: config.local_domains.iter().cloned().collect::<HashSet<_>>(),
                     postmaster: config.postmaster.clone(),
                 },
+                ..ServerConfig::default()
             })
         };
         Ok(Doors { smtp: smtp(false), submission: smtp(true), tls, users })

@@ -10,7 +10,8 @@ use std::rc::Rc;
 
 use super::Worker;
 use super::home::Home;
-use super::outcome::{self, Refused};
+use super::outcome;
+use super::report::Ended;
 use super::signal::Signal;
 use crate::limits;
 use crate::mail::id::MessageId;
@@ -68,7 +69,7 @@ fn fail(worker: &Rc<Worker>, home: &Rc<Home>, slot: Slot, id: MessageId, recipie
         let RecipientState::Pending { .. } = log.live().state(slot, recipient)? else { return None };
         let standing = log.live().standing(slot, recipient).filter(|s| s.mark == Mark::Failing)?;
         let text = format!("returned by an operator: {}", standing.reason);
-        Some(Refused { recipient, reply: Reply::local(554, (5, 7, 0), &text), host: None })
+        Some(Ended { recipient, reply: Reply::local(554, (5, 7, 0), &text), host: None })
     });
     let refused: Vec<_> = refused.collect();
     outcome::fail_recipients(worker, home, slot, refused, false);

@@ -1,7 +1,7 @@
 //! A log and everything that lives with it: its files, its commits, the messages it holds.
 //!
 //! Owns: carrying out the log's intents on the ring, waking those who wait for a commit, the cache of
-//! bodies, and the answers that wait to be recorded. Promises: [`Watch::wait`] says true only when
+//! bodies, and the answers that wait to be recorded. Promises: [`Watch::wait`](super::fate::Watch::wait) says true only when
 //! the group is on the device under the durability in force; memory is a cache, never the only copy; a
 //! message read back is verified before its first byte is used. Must not: decide what to write (the log
 //! does) or where mail goes (the shards do).
@@ -9,11 +9,11 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
-use std::task::{Poll, Waker};
 
 use super::cache::Cache;
 use super::counters::Counters;
 use super::failing::Failing;
+use super::fate::{Fates, Watch};
 use super::message::{LoadError, Loaded, Message};
 use super::outbound::Connection;
 use super::parked::Parked;
@@ -21,7 +21,7 @@ use super::quarantine::Piece;
 use super::signal::{Broadcast, Signal};
 use super::spool_dir::segment_path;
 use super::time::Clock;
-use crate::clock::WallTime;
+use crate::clock::{Tick, WallTime};
 use crate::limits;
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
@@ -45,13 +45,6 @@ impl Buffer for SpoolBuf {
     }
 }
 
-/// How a group ended, and who waits to know.
-#[derive(Default)]
-struct Fate {
-    durable: Cell<Option<bool>>,
-    waiters: RefCell<Vec<Waker>>,
-}
-
 /// What a home needs to know of its surroundings.
 pub struct HomeConfig {
     pub index: u8,
@@ -64,6 +57,16 @@ pub struct HomeConfig {
     pub cache_bytes: usize,
     /// Body bytes read back at a time; one message may exceed it.
     pub load_bytes: u64,
+}
+
+/// A write the log has asked for.
+struct Write {
+    seq: GroupSeq,
+    file: DirectFile,
+    offset: u32,
+    bytes: u32,
+    buffer: SpoolBuf,
+    started: Tick,
 }
 
 /// Outcomes that wait for the log.
@@ -86,7 +89,12 @@ pub struct Home {
     pub config: HomeConfig,
     log: RefCell<Log<SpoolBuf>>,
     files: RefCell<HashMap<FileIndex, DirectFile>>,
-    fates: RefCell<VecDeque<(GroupSeq, Rc<Fate>)>>,
+    fates: Fates,
+    /// Writes that wait for a writer, and the writers that wait for one.
+    writes: RefCell<VecDeque<Write>>,
+    idle_writers: RefCell<Vec<Rc<Signal>>>,
+    /// For the log's answers; empty between uses but for its room.
+    results: RefCell<Vec<(GroupSeq, GroupResult)>>,
     /// Raised when something was appended.
     commit: Signal,
     /// Raised when a write has failed: what other logs have in flight on this file system is in doubt.
@@ -120,7 +128,10 @@ impl Home {
             config,
             log: RefCell::new(log),
             files: RefCell::default(),
-            fates: RefCell::default(),
+            fates: Fates::default(),
+            writes: RefCell::default(),
+            idle_writers: RefCell::default(),
+            results: RefCell::default(),
             commit: Signal::default(),
             fault: Signal::default(),
             progress: Broadcast::default(),
@@ -207,18 +218,13 @@ impl Home {
     }
 
     fn appended(&self, group: GroupSeq) {
-        let mut fates = self.fates.borrow_mut();
-        if fates.back().is_none_or(|(last, _)| *last < group) {
-            fates.push_back((group, Rc::default()));
-        }
+        self.fates.open(group);
         self.commit.raise();
     }
 
-    /// The fate of a group. Ask in the turn of the append; the answer may be awaited any time later.
+    /// See [`Fates::watch`].
     pub fn watch(&self, group: GroupSeq) -> Watch {
-        let fates = self.fates.borrow();
-        let at = fates.binary_search_by_key(&group, |(seq, _)| *seq);
-        Watch(at.ok().map(|at| fates[at].1.clone()))
+        self.fates.watch(group)
     }
 
     /// Carries out what the log wants done.
@@ -257,30 +263,57 @@ impl Home {
     }
 
     fn write(self: &Rc<Self>, seq: GroupSeq, file: FileIndex, offset: u32, bytes: u32, buffer: SpoolBuf) {
-        let home = self.clone();
-        let target =
-            self.files.borrow().get(&file).cloned().expect("a segment is prepared before it is used");
+        let file = self.files.borrow().get(&file).cloned().expect("a segment is prepared before it is used");
         let started = self.clock.tick();
         self.writes_in_flight.set(self.writes_in_flight.get() + 1);
         let _ = self.counters.group_bytes.borrow_mut().record(u64::from(bytes));
-        ring::spawn(async move {
-            let (result, buffer) = target.write_at(buffer.0, bytes as usize, offset.into()).await;
-            home.writes_in_flight.set(home.writes_in_flight.get() - 1);
-            // A spool that was deleted under the server takes every write, and keeps none.
-            let result = result.and_then(|()| target.must_have_name());
-            let took = home.clock.tick().since(started);
-            let _ = home.counters.commit_us.borrow_mut().record(took.as_micros().max(1) as u64);
-            if let Err(error) = &result {
-                tracing::error!(%error, "a commit failed; what it held is refused or written again");
+        self.writes.borrow_mut().push_back(Write { seq, file, offset, bytes, buffer, started });
+        match self.idle_writers.borrow_mut().pop() {
+            Some(writer) => writer.raise(),
+            None => {
+                ring::spawn(self.clone().run_writer());
             }
-            // A fragment's buffer goes back to its pool when it is dropped.
-            drop(home.log.borrow_mut().on_written(seq, SpoolBuf(buffer), result.is_ok()));
-            if result.is_err() {
-                home.log.borrow_mut().fail_all_in_flight();
-                home.fault.raise();
+        }
+    }
+
+    /// A task that carries out one write after the other. Commits find one waiting; the fragments of many
+    /// large bodies at once have more made.
+    async fn run_writer(self: Rc<Self>) {
+        let signal = Rc::new(Signal::default());
+        loop {
+            while let Some(write) = self.next_write() {
+                self.carry_out(write).await;
             }
-            home.after_completion();
-        });
+            if self.idle_writers.borrow().len() >= limits::COMMIT_BUFFERS {
+                return;
+            }
+            self.idle_writers.borrow_mut().push(signal.clone());
+            signal.wait().await;
+        }
+    }
+
+    fn next_write(&self) -> Option<Write> {
+        self.writes.borrow_mut().pop_front()
+    }
+
+    async fn carry_out(self: &Rc<Self>, write: Write) {
+        let Write { seq, file, offset, bytes, buffer, started } = write;
+        let (result, buffer) = file.write_at(buffer.0, bytes as usize, offset.into()).await;
+        self.writes_in_flight.set(self.writes_in_flight.get() - 1);
+        // A spool that was deleted under the server takes every write, and keeps none.
+        let result = result.and_then(|()| file.must_have_name());
+        let took = self.clock.tick().since(started);
+        let _ = self.counters.commit_us.borrow_mut().record(took.as_micros().max(1) as u64);
+        if let Err(error) = &result {
+            tracing::error!(%error, "a commit failed; what it held is refused or written again");
+        }
+        // A fragment's buffer goes back to its pool when it is dropped.
+        drop(self.log.borrow_mut().on_written(seq, SpoolBuf(buffer), result.is_ok()));
+        if result.is_err() {
+            self.log.borrow_mut().fail_all_in_flight();
+            self.fault.raise();
+        }
+        self.after_completion();
     }
 
     /// Another log on the same file system had a failed write. The kernel may have told only that one
@@ -291,32 +324,17 @@ impl Home {
     }
 
     fn after_completion(self: &Rc<Self>) {
-        let mut results = Vec::new();
+        let mut results = self.results.take();
         self.log.borrow_mut().take_results(&mut results);
-        for (group, result) in results {
-            self.decide_fate(group, result == GroupResult::Durable);
+        for (group, result) in results.drain(..) {
+            self.fates.decide(group, result == GroupResult::Durable);
         }
+        self.results.replace(results);
         self.record_waiting();
         self.progress.raise();
         // A commit slot is free: what was gathered meanwhile may go now.
         self.log.borrow_mut().end_turn();
         self.pump();
-    }
-
-    fn decide_fate(&self, group: GroupSeq, durable: bool) {
-        let fate = {
-            let mut fates = self.fates.borrow_mut();
-            match fates.binary_search_by_key(&group, |(seq, _)| *seq) {
-                Ok(at) => fates.remove(at).map(|(_, fate)| fate),
-                Err(_) => None,
-            }
-        };
-        if let Some(fate) = fate {
-            fate.durable.set(Some(durable));
-            for waker in fate.waiters.take() {
-                waker.wake();
-            }
-        }
     }
 
     /// Said when it begins and when it ends: a full disk is tried every second.
@@ -462,9 +480,7 @@ impl Home {
 
     /// Nothing waits to be written and nothing is being written.
     pub fn is_quiet(&self) -> bool {
-        self.writes_in_flight.get() == 0
-            && self.unrecorded.borrow().is_empty()
-            && self.fates.borrow().is_empty()
+        self.writes_in_flight.get() == 0 && self.unrecorded.borrow().is_empty() && self.fates.is_empty()
     }
 
     /// Recipients of the part that may be delivered to.
@@ -669,23 +685,5 @@ impl Home {
 
     pub fn log(&self) -> std::cell::Ref<'_, Log<SpoolBuf>> {
         self.log.borrow()
-    }
-}
-
-/// See [`Home::watch`].
-pub struct Watch(Option<Rc<Fate>>);
-
-impl Watch {
-    /// True if the group became durable.
-    pub async fn wait(self) -> bool {
-        let Some(fate) = self.0 else { return false };
-        std::future::poll_fn(|cx| match fate.durable.get() {
-            Some(durable) => Poll::Ready(durable),
-            None => {
-                fate.waiters.borrow_mut().push(cx.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await
     }
 }

@@ -112,7 +112,7 @@ impl Talk {
             if self.worker.draining.get() && self.incoming.is_none() {
                 return self.say_goodbye(Goodbye::Stopping).await;
             }
-            if !self.flush().await {
+            if !self.post().await {
                 return Ended::ByPeer;
             }
             // The stop may have come while the replies went out.
@@ -137,10 +137,22 @@ impl Talk {
         Ended::ByUs
     }
 
+    /// Has the replies sent while the client's next words are waited for; false if it did not take the last.
+    async fn post(&mut self) -> bool {
+        if self.replies.is_empty() {
+            return true;
+        }
+        let replies = std::mem::take(&mut self.replies);
+        let (result, mut replies) = self.wire.post(replies, limits::REPLY_WRITE_WAIT).await;
+        replies.clear();
+        self.replies = replies;
+        result.is_ok()
+    }
+
     /// Sends the replies; false if the peer does not take them.
     async fn flush(&mut self) -> bool {
         if self.replies.is_empty() {
-            return true;
+            return self.wire.settle(limits::REPLY_WRITE_WAIT).await.0.is_ok();
         }
         let replies = std::mem::take(&mut self.replies);
         let (result, mut replies) = self.wire.write_all(replies, limits::REPLY_WRITE_WAIT).await;
@@ -237,10 +249,11 @@ impl Talk {
     async fn work(&mut self) -> bool {
         loop {
             if self.incoming.as_ref().is_some_and(Incoming::is_direct) {
-                if !self.work_direct().await {
-                    return false;
+                match self.work_direct().await {
+                    Worked::Some => continue,
+                    Worked::Stuck => return false,
+                    Worked::Over => return true,
                 }
-                continue;
             }
             // A client that pipelines without pause would else keep a stopping server busy.
             if self.worker.draining.get() && self.incoming.is_none() {
@@ -278,9 +291,9 @@ impl Talk {
                     self.start += consumed;
                     self.maybe_go_direct().await;
                 }
-                Step::BodyRefused => {
+                Step::BodyRefused | Step::BodyWithdrawn => {
                     self.start += consumed;
-                    self.drop_incoming();
+                    self.drop_incoming(step == Step::BodyRefused);
                 }
                 Step::BodyEnds => {
                     self.start += consumed;
@@ -349,42 +362,47 @@ impl Talk {
         }
     }
 
-    /// Feeds the session from the fragment buffer. False when more must be read.
-    async fn work_direct(&mut self) -> bool {
+    /// Feeds the session from the fragment buffer, in which commands may stand between two chunks.
+    async fn work_direct(&mut self) -> Worked {
         let incoming = self.incoming.as_mut().expect("the caller has looked");
         let (consumed, step) = self.session.step(incoming.unconsumed(), &mut self.replies);
         match step {
             Step::More => {
+                incoming.skip(consumed);
+                if self.replies.len() >= limits::REPLY_BYTES && !incoming.unconsumed().is_empty() {
+                    return if self.flush().await { Worked::Some } else { Worked::Over };
+                }
                 incoming.make_room(&self.worker).await;
-                false
+                return Worked::Stuck;
             }
             Step::Body(range) => {
-                debug_assert_eq!(range.start, 0, "body bytes are contiguous");
+                incoming.skip(range.start);
                 incoming.consume(range.len());
-                incoming.skip(consumed - range.len());
-                true
+                incoming.skip(consumed - range.end);
             }
-            Step::BodyRefused => {
+            Step::BodyRefused | Step::BodyWithdrawn => {
                 incoming.skip(consumed);
                 self.input.extend_from_slice(incoming.unconsumed());
-                self.drop_incoming();
-                true
+                self.drop_incoming(step == Step::BodyRefused);
             }
             Step::BodyEnds => {
                 incoming.skip(consumed);
                 self.input.extend_from_slice(incoming.unconsumed());
                 self.finish_message().await;
-                true
             }
-            _ => unreachable!("a body can only go on, end or be refused"),
+            Step::Close => return Worked::Over,
+            _ => unreachable!("a body has begun, and nothing else may begin before it ends"),
         }
+        Worked::Some
     }
 
-    fn drop_incoming(&mut self) {
+    fn drop_incoming(&mut self, refused: bool) {
         if let Some(incoming) = self.incoming.take() {
             incoming.discard();
         }
-        self.worker.counters.rejected_permanently.add(1);
+        if refused {
+            self.worker.counters.rejected_permanently.add(1);
+        }
         self.goes_on();
     }
 
@@ -446,6 +464,15 @@ impl Drop for Talk {
             incoming.discard();
         }
     }
+}
+
+/// What came of the input.
+enum Worked {
+    Some,
+    /// More must be read first.
+    Stuck,
+    /// The session is over.
+    Over,
 }
 
 enum Read {

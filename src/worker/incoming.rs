@@ -1,6 +1,6 @@
 //! A message on its way in: from the first body byte to the fate of its commit.
 //!
-//! Owns: where body bytes are kept meanwhile. A small body is gathered in one vector, which afterwards
+//! Owns: where body bytes are kept meanwhile. A small body is gathered in one block, which afterwards
 //! is the copy kept for delivery. One that outgrows `limits::COPY_BYTES` is received straight into
 //! aligned fragment buffers, which are written as they are. Promises: memory per message stays at one
 //! fragment buffer; a message is reported durable only when every group that holds a part of it is.
@@ -11,7 +11,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Worker;
-use super::home::{Home, Watch};
+use super::fate::Watch;
+use super::home::Home;
 use super::message::Message;
 use super::wire::Wire;
 use crate::config::Durability;
@@ -21,7 +22,7 @@ use crate::mail::header;
 use crate::mail::id::MessageId;
 use crate::mail::submission;
 use crate::mail::trace::{self, Received};
-use crate::ring::{self, AlignedBuf};
+use crate::ring::{self, AlignedBuf, Block};
 use crate::smtp::server::ServerSession;
 use crate::spool::{FRAGMENT_HEADROOM, FragmentRef, NewMessage, Refusal, Slot};
 use crate::tls;
@@ -46,7 +47,7 @@ pub struct Incoming {
     client: IpAddr,
     home: Rc<Home>,
     /// Trace headers and body as long as it is small.
-    body: Vec<u8>,
+    body: Block,
     /// Where in `body` the client's own header begins, if what is missing there is to be added.
     submitted_at: Option<usize>,
     direct: Option<Direct>,
@@ -88,19 +89,25 @@ impl Incoming {
             Err(Refusal::Unwritable) => Some(Stored::Failed),
         };
         let expected = (transaction.declared_bytes as usize).min(limits::COPY_BYTES);
-        let mut body = Vec::with_capacity(512 + expected.max(1024));
+        let mut header = worker.scratch.take();
+        header.clear();
         let (helo, is_ehlo) = session.greeting_of_client();
         let recipient = match &transaction.envelope.recipients[..] {
             [only] => Some(&only.address),
             _ => None,
         };
         trace::received(
-            &mut body,
+            &mut header,
             &Received {
                 helo,
                 client: Some(client),
                 by: &worker.shared.config.hostname,
-                protocol: trace::protocol(is_ehlo, session.is_secure(), session.login().is_some()),
+                protocol: trace::protocol(
+                    is_ehlo,
+                    transaction.envelope.smtp_utf8,
+                    session.is_secure(),
+                    session.login().is_some(),
+                ),
                 tls: origin.tls.map(|session| session.description.as_str()),
                 certificate: origin.tls.and_then(|session| session.client.as_deref()),
                 id,
@@ -108,6 +115,9 @@ impl Incoming {
                 at: now,
             },
         );
+        let mut body = worker.bodies.block(header.len() + expected.max(1024));
+        body.extend_from_slice(&header);
+        worker.scratch.replace(header);
         Incoming {
             id,
             client,
@@ -173,7 +183,13 @@ impl Incoming {
             let now = worker.clock.now();
             let missing =
                 submission::missing_header(&self.body[at..], self.id, &worker.shared.config.hostname, now);
-            self.body.splice(at..at, missing);
+            if !missing.is_empty() {
+                let mut whole = worker.bodies.block(self.body.len() + missing.len());
+                whole.extend_from_slice(&self.body[..at]);
+                whole.extend_from_slice(&missing);
+                whole.extend_from_slice(&self.body[at..]);
+                self.body = whole;
+            }
         }
     }
 
@@ -277,7 +293,7 @@ impl Incoming {
     /// The body has ended: writes the commit record and waits until all of the message is durable.
     pub async fn store(mut self, worker: &Rc<Worker>, mut envelope: Envelope) -> Stored {
         if self.is_direct() {
-            self.body = self.hand_over().await;
+            self.body = self.hand_over().await.into();
         } else {
             self.complete_header(worker);
         }

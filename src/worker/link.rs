@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::limits;
-use crate::ring::Stream;
+use crate::ring::{Posted, Stream};
 use crate::tls::{ClientTls, TlsStream};
 
 pub struct Link {
@@ -18,6 +18,9 @@ pub struct Link {
     start: usize,
     /// Ciphertext on its way in or out; empty between calls.
     cipher: Vec<u8>,
+    /// A send nobody has waited for, and an empty buffer to write the next into.
+    posted: Option<Posted>,
+    spare: Vec<u8>,
 }
 
 impl Link {
@@ -28,6 +31,8 @@ impl Link {
             plain: Vec::with_capacity(limits::LINK_BUFFER_BYTES),
             start: 0,
             cipher: Vec::new(),
+            posted: None,
+            spare: Vec::new(),
         }
     }
 
@@ -53,6 +58,7 @@ impl Link {
         if out.is_empty() {
             return Ok(());
         }
+        self.settle(wait).await?;
         let Some(tls) = &mut self.tls else {
             let (result, mut buffer) = self.stream.write_all(std::mem::take(out), wait).await;
             buffer.clear();
@@ -62,6 +68,26 @@ impl Link {
         tls.send(out).map_err(io::Error::other)?;
         out.clear();
         self.send_cipher(wait).await
+    }
+
+    /// Has all of `out` sent and clears it, without waiting for it to be taken; that is found out at the
+    /// next call, or by a read that fails.
+    pub async fn post(&mut self, out: &mut Vec<u8>, wait: Duration) -> io::Result<()> {
+        if self.tls.is_some() || out.is_empty() {
+            return self.send(out, wait).await;
+        }
+        self.settle(wait).await?;
+        let spare = std::mem::take(&mut self.spare);
+        self.posted = Some(self.stream.post(std::mem::replace(out, spare))?);
+        Ok(())
+    }
+
+    async fn settle(&mut self, wait: Duration) -> io::Result<()> {
+        let Some(posted) = self.posted.take() else { return Ok(()) };
+        let (result, mut buffer) = posted.settle(wait).await;
+        buffer.clear();
+        self.spare = buffer;
+        result
     }
 
     async fn send_cipher(&mut self, wait: Duration) -> io::Result<()> {
@@ -138,6 +164,7 @@ impl Link {
     }
 
     pub async fn close(mut self) {
+        drop(self.posted.take());
         if let Some(tls) = &mut self.tls {
             tls.close();
             let _ = self.send_cipher(limits::QUIT_WAIT).await;

@@ -36,8 +36,14 @@ pub fn share(limit: u64, parts: u64, least: u64, most: u64) -> u64 {
 impl Worker {
     /// The task that keeps the worker within its part of the memory.
     pub(super) async fn run_memory(self: Rc<Self>) {
+        let mut collected = ring::now();
         loop {
             ring::sleep(limits::MEMORY_CHECK_WAIT).await;
+            self.bodies.trim();
+            if ring::now().since(collected) >= limits::HEAP_COLLECT_WAIT {
+                ring::collect_heap();
+                collected = ring::now();
+            }
             self.mind_memory(ring::resident_bytes());
         }
     }

@@ -8,13 +8,14 @@ use std::rc::Rc;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
+use crate::ring::Block;
 use crate::spool::StoredMessage;
 
 /// A message in memory: envelope and body (trace headers in front) in the stored form.
 pub struct Message {
     pub id: MessageId,
     pub envelope: Envelope,
-    pub body: Vec<u8>,
+    pub body: Block,
     /// Attempts so far, as far as this process knows.
     pub attempts: Cell<u8>,
     /// The last answer about each recipient that waits, for an operator who asks and for the bounce.
@@ -49,14 +50,14 @@ impl Message {
         Rc::new(Message {
             id: stored.id,
             envelope: stored.envelope,
-            body: stored.body,
+            body: stored.body.into(),
             attempts: Cell::new(attempts),
             last_replies: RefCell::default(),
             _loaded: Some(loaded),
         })
     }
 
-    pub fn new(id: MessageId, envelope: Envelope, body: Vec<u8>) -> Rc<Message> {
+    pub fn new(id: MessageId, envelope: Envelope, body: Block) -> Rc<Message> {
         Rc::new(Message {
             id,
             envelope,

@@ -12,6 +12,7 @@ mod counters;
 mod dial;
 mod doors;
 mod failing;
+mod fate;
 mod gate;
 mod handle;
 mod home;
@@ -32,6 +33,7 @@ mod policies;
 mod post;
 mod providers;
 mod quarantine;
+mod report;
 mod shards;
 mod signal;
 pub mod spool_dir;
@@ -76,7 +78,7 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
-use crate::ring::{self, AlignedBuf, BufferPool, Listener, Mailbox, Stream};
+use crate::ring::{self, AlignedBuf, Arena, BufferPool, Listener, Mailbox, Stream};
 use crate::schedule::{Action, Entry, Policies, RuleSet, Shard, StreamId, Waiting, shard_of};
 use crate::spool::{Mark, RecipientState, RecoveredMessage, Slot, SpoolIdentity};
 use crate::tls::ClientTls;
@@ -154,6 +156,10 @@ pub struct Worker {
     drain: Broadcast,
     stop: Signal,
     fragments: BufferPool,
+    /// Where small bodies lie until they are delivered.
+    bodies: Arena,
+    /// For trace headers; empty between uses but for its room.
+    scratch: RefCell<Vec<u8>>,
     sources_used: Cell<usize>,
     rng: RefCell<Rng>,
 }

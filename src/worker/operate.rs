@@ -15,7 +15,8 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::Worker;
-use super::home::{Home, Watch};
+use super::fate::Watch;
+use super::home::Home;
 use super::message::Message;
 use super::post::Post;
 use crate::clock::WallTime;

@@ -1,7 +1,8 @@
 //! The outbound driver: one task per connection.
 //!
-//! Owns: carrying the entries the shard hands to a connection through a client session, pipelining the
-//! next message behind the body of the last. Promises: every entry given to a connection is answered
+//! Owns: carrying the entries the shard hands to a connection through a client session, in as many
+//! transactions as the peer's limits make of each, pipelining the next message behind the body of the
+//! last. Promises: every entry given to a connection is answered
 //! to the shard exactly once (finished, deferred or returned) before the connection is reported
 //! closed; a peer can stall only its own connection. Must not: choose mail or set retry times.
 use std::cell::{Cell, RefCell};
@@ -20,11 +21,11 @@ use super::post::ShardEvent;
 use super::signal::Signal;
 use crate::limits;
 use crate::mail::address::Domain;
-use crate::mail::envelope::BodyKind;
 use crate::mail::reply::Reply;
 use crate::ring;
 use crate::schedule::{ConnId, Entry, Verdict};
-use crate::smtp::client::{ClientEvent, ClientPhase, ClientSession, Outgoing};
+use crate::smtp::body::DotStuffer;
+use crate::smtp::client::{ClientEvent, ClientPhase, ClientSession, Outgoing, Transfer};
 use crate::spool::Slot;
 
 /// A connection as the rest of the worker sees it.
@@ -119,7 +120,7 @@ async fn run(
         Ok(Dialled { link, session, host, out }) => {
             worker.counters.outbound_total.add(1);
             let tls = link.tls_description().map(Rc::from);
-            let peer = Peer { host, tls };
+            let peer = Peer { host, tls, dsn: session.capabilities().dsn };
             let delivery = Delivery {
                 worker,
                 home,
@@ -131,6 +132,7 @@ async fn run(
                 peer,
                 out,
                 flying: VecDeque::with_capacity(limits::CONNECTION_WINDOW),
+                rest_of: VecDeque::new(),
                 asked: false,
                 next_key: 0,
                 answered: 0,
@@ -163,12 +165,35 @@ async fn reach(
     dial::dial(worker, destination, way).await.map(Some)
 }
 
-/// A message on its way.
+/// A message on its way, in one transaction or in several.
 struct Work {
+    /// Of the transaction under way.
     key: u64,
     entry: Entry,
     message: Rc<Message>,
     recipients: Vec<u16>,
+    /// One for each recipient of the transactions before.
+    replies: Vec<Reply>,
+    /// Behind the last recipient of the transaction under way.
+    until: usize,
+}
+
+impl Work {
+    /// Where the next transaction ends: at most `most` recipients, and none that needs SMTPUTF8 beside one
+    /// that does not, for the peer may lack it.
+    fn part_end(&self, most: usize) -> usize {
+        let from = self.replies.len();
+        let all = &self.recipients[from..];
+        let is_ascii = |r: &u16| self.message.envelope.recipients[usize::from(*r)].address.is_ascii();
+        let like = match all.first() {
+            Some(first) if self.message.envelope.smtp_utf8 => {
+                let first = is_ascii(first);
+                all.iter().take_while(|r| is_ascii(r) == first).count()
+            }
+            _ => all.len(),
+        };
+        from + like.min(most.max(1))
+    }
 }
 
 struct Delivery<'a> {
@@ -183,6 +208,8 @@ struct Delivery<'a> {
     out: Vec<u8>,
     /// In the order they were started: at most `limits::CONNECTION_WINDOW`.
     flying: VecDeque<Work>,
+    /// Messages that a transaction has carried a part of, and that need another one.
+    rest_of: VecDeque<Work>,
     /// The shard knows that this connection has room.
     asked: bool,
     next_key: u64,
@@ -201,12 +228,16 @@ impl Delivery<'_> {
                 self.return_waiting();
             }
             self.start_waiting().await;
+            if self.session.is_spent() {
+                self.connection.drain();
+                self.return_waiting();
+            }
             self.ask();
-            if self.flying.is_empty() && self.session.can_start() {
+            if self.flying.is_empty() && self.session.is_at_rest() {
                 let waiting = !self.connection.inbox.borrow().is_empty();
                 if self.connection.closing.get() && !waiting {
                     self.quit().await;
-                    break None;
+                    break self.rest_of.front().map(|_| self.spent());
                 }
                 if waiting || self.rest().await {
                     continue;
@@ -225,6 +256,10 @@ impl Delivery<'_> {
     /// Starts what the shard has granted, as far as the session takes it.
     async fn start_waiting(&mut self) {
         while self.session.can_start() && self.flying.len() < limits::CONNECTION_WINDOW {
+            if let Some(work) = self.rest_of.pop_front() {
+                self.start_part(work);
+                continue;
+            }
             let Some(entry) = self.connection.inbox.borrow_mut().pop_front() else { return };
             self.asked = false;
             self.connection.flying.borrow_mut().push(entry.slot);
@@ -253,34 +288,24 @@ impl Delivery<'_> {
     }
 
     fn start(&mut self, entry: Entry, message: Rc<Message>, recipients: Vec<u16>) {
-        let key = self.next_key;
+        let work = Work { key: 0, entry, message, recipients, replies: Vec::new(), until: 0 };
+        self.start_part(work);
+    }
+
+    /// Starts the next transaction of a message.
+    fn start_part(&mut self, mut work: Work) {
+        work.key = self.next_key;
         self.next_key += 1;
-        let envelope = &message.envelope;
-        let one;
-        let many;
-        let addresses: &[&str] = if let [only] = recipients[..] {
-            one = [envelope.recipients[usize::from(only)].address.as_str()];
-            &one
-        } else {
-            many = recipients
-                .iter()
-                .map(|&r| envelope.recipients[usize::from(r)].address.as_str())
-                .collect::<Vec<_>>();
-            &many
-        };
+        let most = self.session.capabilities().recipients.unwrap_or(usize::MAX);
+        work.until = work.part_end(most);
         let outgoing = Outgoing {
-            key,
-            reverse_path: envelope.reverse_path.as_ref().map_or("", |a| a.as_str()),
-            recipients: addresses,
-            size_bytes: message.body.len() as u64,
-            body_kind: if envelope.body_kind == BodyKind::Binary {
-                BodyKind::EightBit
-            } else {
-                envelope.body_kind
-            },
+            key: work.key,
+            envelope: &work.message.envelope,
+            recipients: &work.recipients[work.replies.len()..work.until],
+            body: &work.message.body,
         };
         self.session.start(outgoing, &mut self.out);
-        self.flying.push_back(Work { key, entry, message, recipients });
+        self.flying.push_back(work);
     }
 
     fn unreadable(&self, entry: Entry, error: &super::message::LoadError) {
@@ -300,7 +325,7 @@ impl Delivery<'_> {
         if self.asked || self.connection.closing.get() || self.worker.draining.get() {
             return;
         }
-        let held = self.flying.len() + self.connection.inbox.borrow().len();
+        let held = self.flying.len() + self.rest_of.len() + self.connection.inbox.borrow().len();
         let room = limits::CONNECTION_WINDOW.saturating_sub(held);
         if room > 0 {
             self.asked = true;
@@ -325,7 +350,7 @@ impl Delivery<'_> {
     async fn turn(&mut self) -> Result<(), Reply> {
         // What is there may be half a reply; only if nothing comes of it is more waited for.
         if !self.work_off().await? {
-            self.link.send(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
+            self.link.post(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
             let wait = match self.session.phase() {
                 ClientPhase::DataStart => limits::DATA_START_WAIT,
                 ClientPhase::DataEnd => limits::DATA_END_WAIT,
@@ -348,7 +373,7 @@ impl Delivery<'_> {
             progress |= consumed > 0 || event != ClientEvent::More;
             match event {
                 ClientEvent::More => return Ok(progress),
-                ClientEvent::SendBody { key } => self.send_body(key).await?,
+                ClientEvent::SendBody { key, transfer } => self.send_body(key, transfer).await?,
                 ClientEvent::Done { key, replies } => self.done(key, replies),
                 ClientEvent::Failed(reply) => return Err(reply),
                 ClientEvent::Bye => return Err(self.lost(&std::io::ErrorKind::UnexpectedEof.into())),
@@ -358,20 +383,26 @@ impl Delivery<'_> {
         }
     }
 
-    /// Sends the body in the stored form and the final dot. A small one goes out together with the
-    /// commands of the next message.
-    async fn send_body(&mut self, key: u64) -> Result<(), Reply> {
+    /// Sends the body and what ends it. A small one goes out together with the commands of the next message.
+    async fn send_body(&mut self, key: u64, transfer: Transfer) -> Result<(), Reply> {
         let work = self.flying.iter().find(|w| w.key == key).expect("the session answers what was started");
         let message = work.message.clone();
-        if message.body.len() <= limits::COPY_BYTES {
-            self.out.extend_from_slice(&message.body);
-        } else {
-            for chunk in message.body.chunks(limits::FRAGMENT_BYTES) {
-                self.out.extend_from_slice(chunk);
+        let mut stuffer = DotStuffer::default();
+        let small = message.body.len() <= limits::COPY_BYTES;
+        for piece in message.body.chunks(limits::FRAGMENT_BYTES) {
+            match transfer {
+                Transfer::Stored | Transfer::Chunk => self.out.extend_from_slice(piece),
+                Transfer::Stuffed => stuffer.push(piece, &mut self.out),
+            }
+            if !small {
                 self.link.send(&mut self.out, limits::DATA_WRITE_WAIT).await.map_err(|e| self.lost(&e))?;
             }
         }
-        self.out.extend_from_slice(b".\r\n");
+        match transfer {
+            Transfer::Stored => self.out.extend_from_slice(b".\r\n"),
+            Transfer::Stuffed => stuffer.end(&mut self.out),
+            Transfer::Chunk => {}
+        }
         self.session.body_sent(key);
         self.start_waiting().await;
         Ok(())
@@ -379,9 +410,15 @@ impl Delivery<'_> {
 
     fn done(&mut self, key: u64, replies: Vec<Reply>) {
         let at = self.flying.iter().position(|w| w.key == key).expect("the session answers what was started");
-        let work = self.flying.remove(at).expect("the position was just found");
+        let mut work = self.flying.remove(at).expect("the position was just found");
         self.asked = false;
         self.answered += 1;
+        work.replies.extend(replies);
+        if work.replies.len() < work.recipients.len() {
+            self.rest_of.push_back(work);
+            return;
+        }
+        let replies = std::mem::take(&mut work.replies);
         self.settle(&work, replies);
     }
 
@@ -415,24 +452,37 @@ impl Delivery<'_> {
             // Many hosts close after so many messages: what they had not begun to take has not been
             // tried, if the connection has carried something else.
             let untouched = nth > 0 || (self.answered > 0 && !self.session.is_answered(work.key));
-            if untouched && !self.session.is_body_sent(work.key) {
+            if untouched && work.replies.is_empty() && !self.session.is_body_sent(work.key) {
                 self.landed(work.entry);
                 self.tell(ShardEvent::Returned { conn: self.conn, entry: work.entry });
                 continue;
             }
-            // Refusals that did arrive count; the rest is tried again. A failure of the session is
-            // never final for the message.
-            let known = self.session.refusals(work.key);
-            let lost = if reply.is_permanent() {
-                Reply::local(451, (4, 4, 2), &format!("the session failed: {reply}"))
-            } else {
-                reply.clone()
-            };
-            let replies = (0..work.recipients.len())
-                .map(|i| known.get(i).cloned().flatten().unwrap_or_else(|| lost.clone()))
-                .collect();
-            self.settle(&work, replies);
+            self.settle_cut_short(work, reply);
         }
+        for work in std::mem::take(&mut self.rest_of) {
+            self.settle_cut_short(work, reply);
+        }
+    }
+
+    /// Settles a message whose transaction was not answered: refusals that did arrive count; the rest is
+    /// tried again. A failure of the session is never final for the message.
+    fn settle_cut_short(&self, mut work: Work, reply: &Reply) {
+        let lost = if reply.is_permanent() {
+            Reply::local(451, (4, 4, 2), &format!("the session failed: {reply}"))
+        } else {
+            reply.clone()
+        };
+        let mut replies = std::mem::take(&mut work.replies);
+        let known = self.session.refusals(work.key);
+        replies.extend(known.iter().map(|known| known.clone().unwrap_or_else(|| lost.clone())));
+        replies.resize(work.recipients.len(), lost);
+        self.settle(&work, replies);
+    }
+
+    /// Why the rest of a message has to wait for another connection.
+    fn spent(&self) -> Reply {
+        let text = format!("{} takes no more transactions on this connection", self.peer.host);
+        Reply::local(451, (4, 5, 3), &text)
     }
 
     fn lost(&self, error: &std::io::Error) -> Reply {

@@ -1,39 +1,32 @@
 //! From replies to outcomes: what is recorded, what is bounced, what is told.
 //!
-//! Owns: the rules of RFC 5321 §4.2.5, §4.5.5 and §6.1 for the sending side: 2xx delivered, 4xx tried
-//! again, 5xx or too old returned to the sender in a DSN with a null reverse-path, and never a DSN for
-//! a message that has one. Promises: the DSN is in the log before the outcome that it reports, and its
+//! Owns: the rules of RFC 5321 §4.2.5, §4.5.5 and §6.1 and RFC 3461 §5.2 for the sending side: 2xx
+//! delivered, and reported where that was asked for and the next hop does not report; 4xx tried again;
+//! 5xx or too old returned to the sender, unless the client wanted no notice of failure. Promises: the DSN is in the log before the outcome that it reports, and its
 //! commit record counts as that outcome. Must not: talk to peers or decide when to try again.
 use std::rc::Rc;
 
 use super::Worker;
-use super::home::{Home, Refusals, Watch};
+use super::home::{Home, Refusals};
 use super::message::{LoadError, Message};
 use super::post::ShardEvent;
+use super::report::{self, Ended, Notice};
 use crate::clock::WallTime;
 use crate::events::Event;
 use crate::limits;
-use crate::mail::address::Address;
-use crate::mail::dsn::{self, Bounce, Failure};
-use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::dsn::Kind;
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring;
 use crate::schedule::{ConnId, Entry, Reaction, Verdict};
-use crate::spool::{NewMessage, Outcome, Refusal, Reports};
-
-/// One recipient's final refusal.
-pub struct Refused {
-    pub recipient: u16,
-    pub reply: Reply,
-    /// Who said it; none if nobody was reached.
-    pub host: Option<Rc<str>>,
-}
+use crate::spool::Outcome;
 
 /// Where a delivery took place, for events and DSNs.
 pub struct Peer {
     pub host: Rc<str>,
     pub tls: Option<Rc<str>>,
+    /// Whether the peer sends reports itself (RFC 3461): what is asked for is its business then.
+    pub dsn: bool,
 }
 
 /// A message's part that was tried over a connection.
@@ -60,11 +53,17 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
     let mut delivered = Vec::with_capacity(tried.recipients.len());
     let mut refused = Vec::new();
     let mut deferred = Vec::new();
+    let mut relayed = Vec::new();
     let mut verdict = Verdict::Nothing;
     for (&recipient, reply) in tried.recipients.iter().zip(replies) {
         if reply.is_success() {
             if worker.shared.events.is_on() {
                 tell_delivered(worker, tried, recipient, &reply, now);
+            }
+            let to = &tried.message.envelope.recipients[usize::from(recipient)];
+            if !tried.peer.dsn && to.wants_success() {
+                let host = Some(tried.peer.host.clone());
+                relayed.push(Ended { recipient, reply: reply.clone(), host });
             }
             delivered.push((recipient, Outcome::Delivered(reply)));
             continue;
@@ -76,7 +75,7 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
             verdict = told;
         }
         if reply.is_permanent() || reaction == Reaction::Bounce {
-            refused.push(Refused { recipient, reply, host: Some(tried.peer.host.clone()) });
+            refused.push(Ended { recipient, reply, host: Some(tried.peer.host.clone()) });
         } else {
             deferred.push((recipient, reply));
         }
@@ -85,6 +84,7 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
     if !delivered.is_empty() {
         worker.counters.delivered_bytes.add(tried.message.body.len() as u64);
         home.record(slot, tried.message.id, delivered, now);
+        report::relayed(worker, home, tried.message, relayed);
     }
     if !refused.is_empty() {
         fail_recipients(worker, home, slot, refused, false);
@@ -234,13 +234,13 @@ pub fn expire(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry) {
                 if let Some((host, reply)) =
                     known.as_ref().and_then(|k| Some((k.host.clone(), last_of(&k.replies)?)))
                 {
-                    return Refused { recipient, reply, host: Some(host) };
+                    return Ended { recipient, reply, host: Some(host) };
                 }
                 let reply = message
                     .as_ref()
                     .and_then(|m| last_of(&m.last_replies.borrow()))
                     .unwrap_or_else(|| Reply::local(450, (4, 4, 7), "delivery time expired"));
-                Refused { recipient, reply, host: None }
+                Ended { recipient, reply, host: None }
             })
             .collect();
         fail_recipients(&worker, &kept, entry.slot, refused, true);
@@ -254,19 +254,13 @@ pub fn fail(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry, why: Option<&Rep
     with_unfinished(home, entry, move |pending| {
         let refused = pending
             .into_iter()
-            .map(|recipient| Refused { recipient, reply: reply.clone(), host: None })
+            .map(|recipient| Ended { recipient, reply: reply.clone(), host: None })
             .collect();
         fail_recipients(&worker, &kept, entry.slot, refused, false);
     });
 }
 
-pub fn fail_recipients(
-    worker: &Rc<Worker>,
-    home: &Rc<Home>,
-    slot: u32,
-    refused: Vec<Refused>,
-    expired: bool,
-) {
+pub fn fail_recipients(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, refused: Vec<Ended>, expired: bool) {
     if refused.is_empty() {
         return;
     }
@@ -311,28 +305,29 @@ async fn bounce(
     home: &Rc<Home>,
     slot: u32,
     message: &Rc<Message>,
-    refused: Vec<Refused>,
+    refused: Vec<Ended>,
     expired: bool,
 ) {
     let now = worker.clock.now();
-    let report = match &message.envelope.reverse_path {
-        Some(sender) => Some(write_dsn(worker, home, message, sender, &refused, expired).await),
-        None => None,
-    };
+    let recipients = &message.envelope.recipients;
+    let to_tell: Vec<&Ended> =
+        refused.iter().filter(|r| recipients[usize::from(r.recipient)].wants_failure()).collect();
+    let notice = Notice { kind: Kind::Failed, expired, ends_them: true, retry_until: None };
+    let report = report::write(worker, home, message, &to_tell, &notice).await;
     let counter = if expired { &worker.counters.expired } else { &worker.counters.failed };
     counter.add(refused.len() as u64);
     if worker.shared.events.is_on() {
         for r in &refused {
-            let to = &message.envelope.recipients[usize::from(r.recipient)].address;
+            let to = &recipients[usize::from(r.recipient)];
             worker.shared.events.send(
                 now,
                 Event::Failed {
                     id: message.id,
-                    recipient: to.to_string(),
+                    recipient: to.address.to_string(),
                     host: r.host.as_deref().unwrap_or_default().to_string(),
                     reply: r.reply.to_string(),
                     attempts: message.attempts.get().saturating_add(u8::from(!expired)),
-                    bounce: report,
+                    bounce: report.filter(|_| to.wants_failure()),
                 },
             );
         }
@@ -340,77 +335,4 @@ async fn bounce(
     home.unmark_failing(slot, refused.iter().map(|r| r.recipient));
     let outcomes = refused.into_iter().map(|r| (r.recipient, Outcome::Failed(r.reply))).collect();
     home.record(slot, message.id, outcomes, now);
-}
-
-/// Appends the DSN to the log of the message it reports on and arranges its queueing. Returns its id.
-async fn write_dsn(
-    worker: &Rc<Worker>,
-    home: &Rc<Home>,
-    message: &Rc<Message>,
-    sender: &Address,
-    refused: &[Refused],
-    expired: bool,
-) -> MessageId {
-    let now = worker.clock.now();
-    let id = home.next_id(now);
-    let recipients: Vec<u16> = refused.iter().map(|r| r.recipient).collect();
-    let failures: Vec<Failure<'_>> = refused
-        .iter()
-        .map(|r| Failure {
-            recipient: &message.envelope.recipients[usize::from(r.recipient)].address,
-            reply: &r.reply,
-            host: r.host.as_deref(),
-            expired,
-            last_attempt: Some(now),
-        })
-        .collect();
-    let mut body = Vec::with_capacity(4096);
-    dsn::bounce(
-        &mut body,
-        &Bounce {
-            reporting_mta: &worker.shared.config.hostname,
-            id,
-            at: now,
-            original: message.id,
-            original_sender: sender,
-            received_at: message.envelope.received_at,
-            failures: &failures,
-            original_headers: &message.body,
-            original_form: message.envelope.body_form,
-        },
-    );
-    let envelope = Envelope {
-        recipients: vec![Recipient::new(sender.clone())],
-        received_at: now,
-        ..Envelope::default()
-    };
-    loop {
-        let reports = Reports { id: message.id, recipients: &recipients };
-        let new =
-            NewMessage { id, envelope: &envelope, fragments: &[], parts: &[&body], reports: Some(reports) };
-        let appended = home.append(&new);
-        match appended {
-            Ok((slot, group)) => {
-                worker.counters.bounces.add(1);
-                home.keep(slot, Message::new(id, envelope, body));
-                queue_when_durable(worker, home, slot, home.watch(group));
-                return id;
-            }
-            Err(Refusal::Busy) => home.progress.wait().await,
-            // The outcome waits with its DSN: a failure must not be recorded without it.
-            Err(Refusal::NoRoom | Refusal::Unwritable) => ring::sleep(limits::SPOOL_RETRY_WAIT).await,
-        }
-    }
-}
-
-/// The log writes a DSN again by itself if its commit fails, so it is queued whatever came of the first
-/// try; but not before that is known.
-fn queue_when_durable(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, commit: Watch) {
-    let (worker, home) = (worker.clone(), home.clone());
-    ring::spawn(async move {
-        commit.wait().await;
-        if let Ok(message) = home.load(slot).await {
-            worker.enqueue(&home, slot, &message.envelope);
-        }
-    });
 }

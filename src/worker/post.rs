@@ -136,7 +136,9 @@ impl Outboxes {
             if outbox.borrow().is_empty() {
                 continue;
             }
-            let batch = outbox.take();
+            // The next turn's is about as large.
+            let room = outbox.borrow().len();
+            let batch = outbox.replace(Vec::with_capacity(room));
             if let Err(refused) = sender.try_send(batch) {
                 *outbox.borrow_mut() = refused;
                 all = false;

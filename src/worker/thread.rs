@@ -27,7 +27,9 @@ use super::{Shared, Worker, arrival, memory};
 use crate::clock::{self, Rng};
 use crate::config::Config;
 use crate::limits;
-use crate::ring::{self, AlignedBuf, BufferPool, FileLock, Listener, Mailbox, MailboxSender, RuntimeConfig};
+use crate::ring::{
+    self, AlignedBuf, Arena, BufferPool, FileLock, Listener, Mailbox, MailboxSender, RuntimeConfig,
+};
 use crate::schedule::{Event, Shard, ShardConfig, shard_of};
 use crate::spool::{
     FileIndex, Finding, Log, LogConfig, RecoveredLog, RecoveredMessage, SegmentSource, recover,
@@ -234,6 +236,8 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         drain: Default::default(),
         stop: Default::default(),
         fragments: BufferPool::new(fragment_buffers(config), limits::FRAGMENT_BUFFER_BYTES, false),
+        bodies: body_arena(config),
+        scratch: RefCell::default(),
         sources_used: Cell::new(setup.index),
         rng: RefCell::new(Rng::new(clock::secret_u64())),
     });
@@ -271,6 +275,15 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
 fn fragment_buffers(config: &Config) -> usize {
     let (limit, bytes) = (config.memory_limit_bytes, limits::FRAGMENT_BUFFER_BYTES as u64);
     memory::share(limit, 8 * bytes * config.workers as u64, 4, limits::FRAGMENT_BUFFERS as u64) as usize
+}
+
+/// A sixteenth of the worker's part of the memory is kept for bodies, and no more than all of it is used.
+fn body_arena(config: &Config) -> Arena {
+    let workers = config.workers as u64;
+    let most = memory::share(config.memory_limit_bytes, workers, 0, limits::BODY_ARENA_BYTES as u64);
+    let floor =
+        memory::share(config.memory_limit_bytes, 16 * workers, 0, limits::BODY_ARENA_FLOOR_BYTES as u64);
+    Arena::new(most as usize, floor as usize)
 }
 
 fn build_home(

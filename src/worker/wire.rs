@@ -7,12 +7,14 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::limits;
-use crate::ring::{AlignedBuf, Stream};
+use crate::ring::{AlignedBuf, Posted, Stream};
 use crate::tls::{self, ServerTls, TlsStream};
 
 pub struct Wire {
     stream: Stream,
     tls: Option<Box<Layer>>,
+    /// A send nobody has waited for.
+    posted: Option<Posted>,
 }
 
 /// TLS above the socket.
@@ -29,7 +31,7 @@ struct Layer {
 
 impl Wire {
     pub fn new(stream: Stream) -> Wire {
-        Wire { stream, tls: None }
+        Wire { stream, tls: None, posted: None }
     }
 
     /// As [`Stream::read`], of plain bytes.
@@ -56,8 +58,39 @@ impl Wire {
         (result, buf)
     }
 
+    /// Has all of `buf` sent, without waiting for it to be taken where there is no TLS: that is found out at the
+    /// next call. Gives back a buffer for the next bytes, which may hold old ones.
+    pub async fn post(&mut self, buf: Vec<u8>, wait: Duration) -> (io::Result<()>, Vec<u8>) {
+        if self.tls.is_some() {
+            return self.write_all(buf, wait).await;
+        }
+        let (settled, spare) = self.settle(wait).await;
+        if settled.is_err() {
+            return (settled, spare);
+        }
+        match self.stream.post(buf) {
+            Ok(posted) => {
+                self.posted = Some(posted);
+                (Ok(()), spare)
+            }
+            Err(error) => (Err(error), spare),
+        }
+    }
+
+    /// Waits for what was posted; gives its buffer back.
+    pub async fn settle(&mut self, wait: Duration) -> (io::Result<()>, Vec<u8>) {
+        match self.posted.take() {
+            Some(posted) => posted.settle(wait).await,
+            None => (Ok(()), Vec::new()),
+        }
+    }
+
     /// As [`Stream::write_all`].
     pub async fn write_all(&mut self, buf: Vec<u8>, wait: Duration) -> (io::Result<()>, Vec<u8>) {
+        let (settled, _) = self.settle(wait).await;
+        if settled.is_err() {
+            return (settled, buf);
+        }
         let Some(layer) = &mut self.tls else { return self.stream.write_all(buf, wait).await };
         let result = match layer.tls.send(&buf) {
             Ok(()) => Box::pin(layer.flush(&self.stream, wait)).await,
@@ -85,6 +118,7 @@ impl Wire {
         early: Vec<u8>,
         wait: Duration,
     ) -> io::Result<tls::Session> {
+        self.settle(wait).await.0?;
         let deadline = Instant::now() + wait;
         let tls = config.accept().map_err(io::Error::other)?;
         let mut layer = Layer { tls, cipher: early, start: 0, busy: false, closed: false };
@@ -111,6 +145,8 @@ impl Wire {
 
     /// Tells the peer that nothing more will be said (close_notify), if there is TLS to say it in.
     pub async fn end(&mut self) {
+        // Whether the peer took the last of it makes no difference any more; the send goes on.
+        drop(self.posted.take());
         if let Some(layer) = &mut self.tls {
             layer.tls.close();
             // The connection is closed next, whether the peer still takes this or not.

@@ -214,11 +214,17 @@ impl<S: Read + Write> Client<S> {
 
     /// One whole transaction; returns the reply to the final dot.
     pub fn deliver(&mut self, from: &str, to: &[&str], body: &str) -> String {
+        let to: Vec<String> = to.iter().map(|to| format!("<{to}>")).collect();
+        self.deliver_with(&format!("<{from}>"), &to, body)
+    }
+
+    /// The same with paths in brackets, and parameters behind them.
+    pub fn deliver_with(&mut self, from: &str, to: &[impl std::fmt::Display], body: &str) -> String {
         assert!(self.ask("EHLO client.test").starts_with("250"));
-        let mail = self.ask(&format!("MAIL FROM:<{from}>"));
+        let mail = self.ask(&format!("MAIL FROM:{from}"));
         assert!(mail.starts_with("250"), "{mail}");
         for to in to {
-            let rcpt = self.ask(&format!("RCPT TO:<{to}>"));
+            let rcpt = self.ask(&format!("RCPT TO:{to}"));
             assert!(rcpt.starts_with("250"), "{rcpt}");
         }
         assert!(self.ask("DATA").starts_with("354"));

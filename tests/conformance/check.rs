@@ -85,8 +85,13 @@ pub struct Seen<'a> {
     pub recipients: Vec<String>,
     /// None where it cannot be seen.
     pub kind: Option<&'a str>,
-    /// In wire form.
+    /// Parameters of MAIL beside SIZE and BODY.
+    pub mail: String,
+    /// Parameters of each RCPT, in any order of the recipients.
+    pub rcpt: Vec<String>,
     pub body: &'a [u8],
+    /// Whether dots in it are doubled for the wire.
+    pub is_stuffed: bool,
 }
 
 pub fn message(expected: &ExpectedMessage, seen: &Seen<'_>) -> Result<(), String> {
@@ -99,7 +104,16 @@ pub fn message(expected: &ExpectedMessage, seen: &Seen<'_>) -> Result<(), String
     if seen.kind.is_some_and(|kind| kind != expected.kind) {
         return Err(format!("body kind {:?} instead of {}", seen.kind, expected.kind));
     }
-    let body = without_stuffing(seen.body);
+    if expected.mail.as_ref().is_some_and(|mail| *mail != seen.mail) {
+        return Err(format!("MAIL with `{}` instead of {:?}", seen.mail, expected.mail));
+    }
+    let (mut wanted, mut rcpt) = (expected.rcpt.clone(), seen.rcpt.clone());
+    wanted.sort();
+    rcpt.sort();
+    if !wanted.is_empty() && wanted != rcpt {
+        return Err(format!("RCPT with {rcpt:?} instead of {wanted:?}"));
+    }
+    let body = if seen.is_stuffed { without_stuffing(seen.body) } else { seen.body.to_vec() };
     match &expected.body {
         Some(expected) if *expected != body => {
             Err(format!("body `{}` instead of `{}`", body.escape_ascii(), expected.escape_ascii()))

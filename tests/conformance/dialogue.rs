@@ -97,6 +97,9 @@ pub struct ExpectedMessage {
     pub sender: String,
     pub recipients: Vec<String>,
     pub kind: String,
+    /// Parameters of MAIL beside SIZE and BODY, and of each RCPT; not looked at if none are given.
+    pub mail: Option<String>,
+    pub rcpt: Vec<String>,
     pub body: Option<Vec<u8>>,
     pub trace: Option<Pattern>,
 }
@@ -402,6 +405,8 @@ impl Reader {
             "sender:" => message.sender = rest.to_string(),
             "recipient:" => message.recipients.push(rest.to_string()),
             "kind:" => message.kind = rest.to_string(),
+            "mail:" => message.mail = Some(rest.to_string()),
+            "rcpt:" => message.rcpt.push(rest.to_string()),
             "body:" => message.body.get_or_insert_default().extend_from_slice(&line_bytes(rest)?),
             "trace:" => message.trace = Some(pattern(rest)?),
             _ => return Err("no such line".into()),
@@ -413,7 +418,8 @@ impl Reader {
 impl Default for ExpectedMessage {
     fn default() -> ExpectedMessage {
         let (sender, kind) = ("a@sender.test".to_string(), "7BIT".to_string());
-        ExpectedMessage { sender, recipients: Vec::new(), kind, body: None, trace: None }
+        let (recipients, rcpt) = (Vec::new(), Vec::new());
+        ExpectedMessage { sender, recipients, kind, mail: None, rcpt, body: None, trace: None }
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use ringpost::limits;
-use ringpost::mail::envelope::Envelope;
+use ringpost::mail::envelope::{BodyForm, BodyKind, Envelope};
 use ringpost::mail::id::MessageId;
 use ringpost::mail::senders::Senders;
 use ringpost::mail::trace;
@@ -25,6 +25,8 @@ pub enum Happening {
     /// The message was complete; whether the driver took it.
     Message(Message, bool),
     BodyRefused,
+    /// The client took a body back.
+    BodyWithdrawn,
     /// The channel was protected.
     StartTls,
     Closed,
@@ -34,7 +36,7 @@ pub enum Happening {
 pub struct Message {
     pub envelope: Envelope,
     pub declared_bytes: u64,
-    /// As it came over the wire.
+    /// In the envelope's form.
     pub body: Vec<u8>,
 }
 
@@ -142,6 +144,10 @@ impl Driver {
                     self.message.take().expect("BodyRefused comes once per body");
                     self.happened.push(Happening::BodyRefused);
                 }
+                Step::BodyWithdrawn => {
+                    self.message.take().expect("only a body that has begun is withdrawn");
+                    self.happened.push(Happening::BodyWithdrawn);
+                }
                 Step::StartTls => {
                     self.happened.push(Happening::StartTls);
                     self.session.tls_started(true);
@@ -192,7 +198,7 @@ impl Driver {
         let message = self.message.take().expect("BodyEnds follows BodyStarts");
         let transaction = self.session.take_transaction();
         assert_eq!(transaction.envelope, message.envelope, "the envelope changed under the body");
-        check_wire_form(&message.body);
+        check_form(&message);
         // The server's own header will be one more.
         let verdict = if trace::count_received(&message.body) + 1 > limits::RECEIVED_HOPS {
             Verdict::Loop
@@ -207,10 +213,15 @@ impl Driver {
     }
 }
 
-/// What a message that is taken promises to every later hop: whole lines that end in CRLF, no other CR,
-/// LF or NUL, and no line that is a lone dot.
-fn check_wire_form(body: &[u8]) {
-    assert!(body.is_empty() || body.ends_with(b"\r\n"), "the last line does not end");
+/// What a message that is taken promises to every later hop. Text has whole lines that end in CRLF, no
+/// other CR or LF, no NUL, and no line that is a lone dot; only the last line of a raw one may lack its
+/// end, which it gets when it goes by DATA. Binary data goes by BDAT and may hold anything.
+fn check_form(message: &Message) {
+    let (body, envelope) = (&message.body, &message.envelope);
+    if envelope.body_kind == BodyKind::Binary {
+        assert_eq!(envelope.body_form, BodyForm::Raw, "binary data came by DATA");
+        return;
+    }
     assert!(!body.contains(&0), "a NUL was taken");
     let bare = body.iter().enumerate().any(|(at, b)| match b {
         b'\r' => body.get(at + 1) != Some(&b'\n'),
@@ -218,7 +229,10 @@ fn check_wire_form(body: &[u8]) {
         _ => false,
     });
     assert!(!bare, "a bare CR or LF was taken");
-    assert!(!body.split(|b| *b == b'\n').any(|line| line == b".\r"), "a lone dot was taken");
+    if envelope.body_form == BodyForm::DotStuffed {
+        assert!(body.is_empty() || body.ends_with(b"\r\n"), "the last line does not end");
+        assert!(!body.split(|b| *b == b'\n').any(|line| line == b".\r"), "a lone dot was taken");
+    }
 }
 
 /// The answer of a driver that knows one user, `user` with the password `secret`, and what PLAIN says.

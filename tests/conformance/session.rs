@@ -2,7 +2,7 @@
 //!
 //! Owns: the run of a dialogue with its bytes split in a given way. Promises: what is compared is all that
 //! happened. Must not: open sockets.
-use ringpost::mail::envelope::BodyKind;
+use ringpost::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient, Return};
 use ringpost::smtp::server::{Access, Goodbye, Verdict};
 
 use crate::check::{self, Seen};
@@ -94,6 +94,7 @@ fn compare_turn(turn: &Turn, happened: &[Happening]) -> Result<(), String> {
             Happening::Message(_, false)
             | Happening::BodyStarts
             | Happening::BodyRefused
+            | Happening::BodyWithdrawn
             | Happening::StartTls => {}
         }
     }
@@ -120,6 +121,31 @@ fn seen(message: &Message) -> Seen<'_> {
             BodyKind::EightBit => "8BITMIME",
             BodyKind::Binary => "BINARYMIME",
         }),
+        mail: mail_parameters(&message.envelope),
+        rcpt: message.envelope.recipients.iter().map(rcpt_parameters).collect(),
         body: &message.body,
+        is_stuffed: message.envelope.body_form == BodyForm::DotStuffed,
     }
+}
+
+/// The parameters that MAIL of this envelope would have, beside SIZE and BODY.
+fn mail_parameters(envelope: &Envelope) -> String {
+    let mut words = Vec::new();
+    words.extend(envelope.smtp_utf8.then(|| "SMTPUTF8".to_string()));
+    words.extend(
+        envelope.ret.map(|ret| if ret == Return::Full { "RET=FULL" } else { "RET=HDRS" }.to_string()),
+    );
+    words.extend(envelope.envid.as_ref().map(|envid| format!("ENVID={envid}")));
+    words.join(" ")
+}
+
+fn rcpt_parameters(recipient: &Recipient) -> String {
+    let mut words = Vec::new();
+    if let Some(notify) = recipient.notify {
+        let all = [(notify.success, "SUCCESS"), (notify.failure, "FAILURE"), (notify.delay, "DELAY")];
+        let on: Vec<&str> = all.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect();
+        words.push(format!("NOTIFY={}", if on.is_empty() { "NEVER".into() } else { on.join(",") }));
+    }
+    words.extend(recipient.original.as_ref().map(|original| format!("ORCPT={original}")));
+    words.join(" ")
 }

@@ -1,9 +1,10 @@
 //! The next hop: takes every message and keeps its bytes.
 //!
-//! Owns: a receiver that offers 8BITMIME and knows a message by the id in its first Received header.
+//! Owns: a receiver that offers every extension the server knows and knows a message by the id in its first
+//! Received header.
 //! Promises: nothing of a message is changed, whatever bytes it holds. Must not: use the server's code.
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -16,10 +17,15 @@ pub struct Arrived {
     pub recipients: Vec<String>,
     /// `BODY=` of MAIL.
     pub kind: Option<String>,
+    /// The other parameters of MAIL but SIZE, and those of each RCPT.
+    pub mail: String,
+    pub rcpt: Vec<String>,
     /// The Received header in front, unfolded and without its name.
     pub trace: String,
-    /// What follows it, in wire form.
+    /// What follows it.
     pub body: Vec<u8>,
+    /// Whether it came by DATA, with dots doubled.
+    pub is_stuffed: bool,
 }
 
 type Kept = BTreeMap<String, Arrived>;
@@ -73,14 +79,21 @@ fn receive(stream: TcpStream, kept: &(Mutex<Kept>, Condvar)) -> Option<()> {
         let line = String::from_utf8(read_line(&mut reader)?).ok()?;
         let verb = line.get(..4)?.to_ascii_uppercase();
         match verb.as_str() {
-            "EHLO" => say("250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n")?,
+            "EHLO" => say(
+                "250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250-BINARYMIME\r\n\
+                 250-DSN\r\n250 ENHANCEDSTATUSCODES\r\n",
+            )?,
             "MAIL" => {
-                let kind = line.trim_end().split(' ').find_map(|word| word.strip_prefix("BODY="));
-                message = Arrived { sender: path(&line)?, kind: kind.map(Into::into), ..Arrived::default() };
+                let given = parameters(&line)?;
+                let kind = given.iter().find_map(|word| word.strip_prefix("BODY=")).map(Into::into);
+                let rest = given.into_iter().filter(|w| !w.starts_with("BODY=") && !w.starts_with("SIZE="));
+                let mail = rest.collect::<Vec<_>>().join(" ");
+                message = Arrived { sender: path(&line)?, kind, mail, ..Arrived::default() };
                 say("250 2.1.0 ok\r\n")?;
             }
             "RCPT" => {
                 message.recipients.push(path(&line)?);
+                message.rcpt.push(parameters(&line)?.join(" "));
                 say("250 2.1.5 ok\r\n")?;
             }
             "DATA" => {
@@ -93,6 +106,14 @@ fn receive(stream: TcpStream, kept: &(Mutex<Kept>, Condvar)) -> Option<()> {
                     }
                     data.extend_from_slice(&line);
                 }
+                message.is_stuffed = true;
+                keep(std::mem::take(&mut message), &data, kept);
+                say("250 2.0.0 taken\r\n")?;
+            }
+            "BDAT" => {
+                let bytes = line.strip_suffix(" LAST\r\n")?.strip_prefix("BDAT ")?.parse().ok()?;
+                let mut data = vec![0; bytes];
+                reader.read_exact(&mut data).ok()?;
                 keep(std::mem::take(&mut message), &data, kept);
                 say("250 2.0.0 taken\r\n")?;
             }
@@ -111,6 +132,11 @@ fn read_line(reader: &mut impl BufRead) -> Option<Vec<u8>> {
 /// What stands between the first `<` and the last `>`: a quoted local part may hold either.
 fn path(line: &str) -> Option<String> {
     Some(line[line.find('<')? + 1..line.rfind('>')?].to_string())
+}
+
+/// The words behind the path.
+fn parameters(line: &str) -> Option<Vec<&str>> {
+    Some(line[line.rfind('>')? + 1..].split_whitespace().collect())
 }
 
 /// Files a message under the id in its first header. Deliveries of one message to several domains differ
@@ -135,6 +161,7 @@ fn keep(mut message: Arrived, data: &[u8], kept: &(Mutex<Kept>, Condvar)) {
         Some(before) => {
             assert!(before.body == message.body && before.sender == message.sender, "{id}: copies differ");
             before.recipients.append(&mut message.recipients);
+            before.rcpt.append(&mut message.rcpt);
         }
         None => {
             kept.insert(id, message);

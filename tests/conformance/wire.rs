@@ -139,7 +139,10 @@ fn compare(expected: &ExpectedMessage, id: &str, sink: &Sink) -> Result<(), Stri
         sender: &arrived.sender,
         recipients: arrived.recipients,
         kind: Some(arrived.kind.as_deref().unwrap_or("7BIT")),
+        mail: arrived.mail,
+        rcpt: arrived.rcpt,
         body: &arrived.body,
+        is_stuffed: arrived.is_stuffed,
     };
     check::message(&expected, &seen)?;
     match &expected.trace {

@@ -203,6 +203,8 @@ class Log:
             body += found[2]
         at += 32 * fragments
         message = {"sequence": group["sequence"], "recipients": [], "client": None, "held": False}
+        message.update({"ret": None, "envid": None, "requiretls": False, "smtputf8": False})
+        message.update({"notify": {}, "original": {}})
         for field, value in fields(payload[at : at + envelope]):
             self.envelope_field(message, field, value)
         at += envelope
@@ -235,6 +237,19 @@ class Log:
         elif bare == 7:
             for (recipient,) in struct.iter_unpack("<H", value[8:]):
                 self.state(u("Q", value, 0), recipient, None, 0)
+        elif bare == 16:
+            message["ret"] = ("full", "hdrs")[value[0]]
+        elif bare == 17:
+            message["envid"] = value.decode()
+        elif bare == 18:
+            words = [word for bit, word in enumerate(("success", "failure", "delay")) if value[0] >> bit & 1]
+            message["notify"][len(message["recipients"]) - 1] = words or ["never"]
+        elif bare == 19:
+            message["original"][len(message["recipients"]) - 1] = value.decode()
+        elif bare == 20:
+            message["requiretls"] = True
+        elif bare == 21:
+            message["smtputf8"] = True
         elif field & MUST_UNDERSTAND:
             message["held"] = True
 
@@ -293,8 +308,12 @@ def main():
                     "state": ("pending", "done")[state],
                     "attempts": attempts,
                     "next_attempt_secs": due // 1_000_000 or None,
+                    "notify": message["notify"].get(n),
+                    "original": message["original"].get(n),
                 }
-                for address, (state, attempts, due) in zip(message["recipients"], message["states"])
+                for n, (address, (state, attempts, due)) in enumerate(
+                    zip(message["recipients"], message["states"])
+                )
             ]
             listed = {
                 "id": text_of(number),
@@ -302,6 +321,10 @@ def main():
                 "sender": message["sender"],
                 "client": message["client"],
                 "body_kind": message["body_kind"],
+                "smtputf8": message["smtputf8"],
+                "requiretls": message["requiretls"],
+                "ret": message["ret"],
+                "envid": message["envid"],
                 "received_us": message["received"],
                 "held": message["held"],
                 "bytes": len(file_of(message)),

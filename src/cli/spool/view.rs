@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::offline::{self, OfflineLog};
 use crate::control::Timestamp;
-use crate::mail::envelope::BodyKind;
+use crate::mail::envelope::{BodyKind, Notify, Return};
 use crate::mail::text::printable;
 use crate::spool::{Damage, Finding, LiveMessage, ReadError, RecipientState, StoredMessage};
 
@@ -138,6 +138,14 @@ pub struct StoredView {
     pub client: Option<std::net::IpAddr>,
     /// `7bit`, `8bit` or `binary`.
     pub body_kind: &'static str,
+    /// Whether addresses or header may hold UTF-8.
+    pub smtputf8: bool,
+    /// Whether it must not go over a connection without verified TLS.
+    pub requiretls: bool,
+    /// `full` or `hdrs`: what a report of failure returns, if the client said so.
+    pub ret: Option<&'static str>,
+    /// The client's name for the message, encoded.
+    pub envid: Option<String>,
     /// Of the message as a file.
     pub bytes: usize,
     /// Why this version must not deliver it.
@@ -156,6 +164,18 @@ pub struct RecipientView {
     pub attempts: u8,
     /// None before the first attempt.
     pub next_attempt: Option<Timestamp>,
+    /// What the client wants to be told: `never`, or some of `success`, `failure` and `delay`.
+    pub notify: Option<Vec<&'static str>>,
+    /// The address that the client says the message was first sent to, encoded.
+    pub original: Option<String>,
+}
+
+fn words(notify: Notify) -> Vec<&'static str> {
+    if notify == Notify::NEVER {
+        return vec!["never"];
+    }
+    let all = [(notify.success, "success"), (notify.failure, "failure"), (notify.delay, "delay")];
+    all.iter().filter(|(on, _)| *on).map(|(_, word)| *word).collect()
 }
 
 impl StoredView {
@@ -173,7 +193,14 @@ impl StoredView {
                 _ => ("done", 0, Default::default()),
             };
             let next_attempt = (next.0 != 0).then_some(Timestamp(next));
-            RecipientView { address: recipient.address.to_string(), state, attempts, next_attempt }
+            RecipientView {
+                address: recipient.address.to_string(),
+                state,
+                attempts,
+                next_attempt,
+                notify: recipient.notify.map(words),
+                original: recipient.original.as_deref().map(Into::into),
+            }
         });
         let values = headers.iter().filter_map(|name| Some((name.clone(), offline::header(&file, name)?)));
         StoredView {
@@ -187,6 +214,13 @@ impl StoredView {
                 BodyKind::EightBit => "8bit",
                 BodyKind::Binary => "binary",
             },
+            smtputf8: envelope.smtp_utf8,
+            requiretls: envelope.require_tls,
+            ret: envelope.ret.map(|ret| match ret {
+                Return::Full => "full",
+                Return::Headers => "hdrs",
+            }),
+            envid: envelope.envid.as_deref().map(Into::into),
             bytes: file.len(),
             held: stored.hold.map(|hold| hold.to_string()),
             recipients: recipients.collect(),

@@ -10,32 +10,45 @@ fn addr(text: &str) -> Address {
     Address::parse(text.as_bytes()).unwrap()
 }
 
+fn recipient(text: &str) -> Recipient {
+    Recipient::new(addr(text))
+}
+
 fn reply(code: u16, enhanced: (u8, u16, u16), text: &str) -> Reply {
     Reply::local(code, enhanced, text)
 }
 
-/// Owned parts of a bounce, so that a test changes only what it is about.
+/// Owned parts of a report, so that a test changes only what it is about.
 struct Case {
+    kind: Kind,
     sender: Address,
-    failures: Vec<(Address, Reply, Option<&'static str>, bool)>,
+    failures: Vec<(Recipient, Reply, Option<&'static str>, bool)>,
     headers: Vec<u8>,
-    form: BodyForm,
+    envelope: Envelope,
+    form: Form,
 }
 
 impl Case {
     fn new(headers: &[u8]) -> Case {
         let no_such_user = reply(550, (5, 1, 1), "No such user here");
-        let failures = vec![(addr("nobody@b.example"), no_such_user, Some("mx.b.example"), false)];
-        let form = BodyForm::DotStuffed;
-        Case { sender: addr("author@a.example"), failures, headers: headers.to_vec(), form }
+        let failures = vec![(recipient("nobody@b.example"), no_such_user, Some("mx.b.example"), false)];
+        let start = WallTime::from_secs(1_896_134_399);
+        Case {
+            kind: Kind::Failed,
+            sender: addr("author@a.example"),
+            failures,
+            headers: headers.to_vec(),
+            envelope: Envelope { received_at: start, ..Envelope::default() },
+            form: Form { kind: BodyKind::SevenBit, smtp_utf8: false },
+        }
     }
 
     fn bounce(&self) -> Vec<u8> {
-        let start = WallTime::from_secs(1_896_134_399);
+        let start = self.envelope.received_at;
         let failures: Vec<_> = self
             .failures
             .iter()
-            .map(|(recipient, reply, host, expired)| Failure {
+            .map(|(recipient, reply, host, expired)| Reported {
                 recipient,
                 reply,
                 host: *host,
@@ -44,33 +57,36 @@ impl Case {
             })
             .collect();
         let mut out = Vec::new();
-        bounce(
+        let form = report(
             &mut out,
-            &Bounce {
+            &Report {
+                kind: self.kind,
                 reporting_mta: "mx.a.example",
                 id: MessageId(7),
                 at: start.saturating_add(std::time::Duration::from_secs(172_800)),
                 original: MessageId(0x0123_4567_89ab_cdef),
+                envelope: &self.envelope,
                 original_sender: &self.sender,
-                received_at: start,
-                failures: &failures,
-                original_headers: &self.headers,
-                original_form: self.form,
+                retry_until: Some(start.saturating_add(std::time::Duration::from_secs(432_000))),
+                recipients: &failures,
+                original_body: &self.headers,
             },
         );
-        check_wire(&out);
+        assert_eq!(form, self.form);
+        check_wire(&out, form.kind == BodyKind::EightBit);
         out
     }
 }
 
 /// What the wire demands of any bounce.
-fn check_wire(out: &[u8]) {
+fn check_wire(out: &[u8], eight_bit: bool) {
     assert!(out.ends_with(b"\r\n"));
     for line in out[..out.len() - 2].split(|&b| b == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         assert!(line.len() <= 998, "{} bytes", line.len());
         assert!(!line.starts_with(b".") || line.starts_with(b".."), "{}", line.escape_ascii());
-        assert!(line.iter().all(|b| matches!(b, b'\t' | b' '..=b'~')), "{}", line.escape_ascii());
+        let fits = |b: &u8| matches!(b, b'\t' | b' '..=b'~') || (eight_bit && *b >= 0x80);
+        assert!(line.iter().all(fits), "{}", line.escape_ascii());
     }
     let bare = out.iter().filter(|&&b| b == b'\n').count();
     assert_eq!(bare, memmem::find_iter(out, b"\r\n").count());
@@ -161,9 +177,9 @@ Subject: hello
 fn golden_case() -> Case {
     let mut case = Case::new(b"From: author@a.example\r\nSubject: hello\r\n\r\n..body\r\n");
     let timed_out = reply(450, (4, 4, 1), "connection timed out");
-    case.failures.push((addr("late@c.example"), timed_out, None, true));
+    case.failures.push((recipient("late@c.example"), timed_out, None, true));
     let null_mx = reply(556, (5, 1, 10), "the domain accepts no mail (null MX)");
-    case.failures.push((addr("x@null.example"), null_mx, None, false));
+    case.failures.push((recipient("x@null.example"), null_mx, None, false));
     case
 }
 
@@ -230,7 +246,7 @@ fn dots_arrive_as_they_were_sent() {
     ];
     for (stored, form, want) in table {
         let mut case = Case::new(stored);
-        case.form = form;
+        case.envelope.body_form = form;
         assert_eq!(returned(&case.bounce()).1, want);
     }
 }
@@ -274,7 +290,7 @@ fn foreign_text_cannot_begin_a_field_a_part_or_a_line() {
     let evil = "x\r\nStatus: 2.0.0\r\n\r\n--=_0000000000007\r\n.\r\nMAIL FROM:<>";
     let mut case = Case::new(b"A: b\r\n\r\n");
     let raw = Reply { code: 550, enhanced: None, text: evil.into() };
-    case.failures = vec![(addr("a@b.example"), raw, Some("host\r\n.\r\nX: y"), false)];
+    case.failures = vec![(recipient("a@b.example"), raw, Some("host\r\n.\r\nX: y"), false)];
     let out = String::from_utf8(case.bounce()).unwrap();
     let fields = |name: &str| out.lines().filter(|l| l.starts_with(name)).count();
     assert_eq!((fields("Status:"), fields("--=_"), fields("MAIL"), fields("X:")), (1, 4, 0, 0), "{out}");
@@ -286,7 +302,7 @@ fn long_words_stay_within_a_line() {
     let text = "w".repeat(limits::FOREIGN_TEXT_BYTES * 2);
     let far = format!("{}@{}.{1}.example", "l".repeat(64), "d".repeat(63));
     case.sender = addr(&far);
-    case.failures = vec![(addr(&far), reply(550, (5, 0, 0), &text), Some("mx.b.example"), false)];
+    case.failures = vec![(recipient(&far), reply(550, (5, 0, 0), &text), Some("mx.b.example"), false)];
     case.bounce();
 }
 
@@ -299,9 +315,9 @@ fn status_follows_the_reply_and_the_expiry() {
         (Reply { code: 421, enhanced: None, text: "".into() }, true, "4.4.7"),
     ];
     for (reply, expired, want) in table {
-        let recipient = addr("a@b.example");
+        let recipient = recipient("a@b.example");
         let failure =
-            Failure { recipient: &recipient, reply: &reply, host: None, expired, last_attempt: None };
+            Reported { recipient: &recipient, reply: &reply, host: None, expired, last_attempt: None };
         assert_eq!(failure.status().to_string(), want);
     }
 }
@@ -361,4 +377,100 @@ b'Subject: gr\xc3\xbc\xc3\x9fe\r\n..: dots\r\n'
 []
 "#;
     assert_eq!(String::from_utf8(output.stdout).unwrap(), want);
+}
+
+/// What a report of each kind says to machines about one recipient with all that a client may ask for.
+#[test]
+fn requests_of_the_client_are_answered() {
+    let table = [
+        (Kind::Failed, reply(550, (5, 1, 1), "no"), "failed", "5.1.1", ""),
+        (
+            Kind::Delayed,
+            reply(450, (4, 2, 1), "later"),
+            "delayed",
+            "4.2.1",
+            "\r\nWill-Retry-Until: Tue, 05 Feb 2030 23:59:59 +0000",
+        ),
+        (Kind::Relayed, reply(250, (2, 0, 0), "ok"), "relayed", "2.0.0", ""),
+    ];
+    for (kind, said, action, status, until) in table {
+        let mut case = Case::new(b"A: b\r\n\r\nbody\r\n");
+        case.kind = kind;
+        case.envelope.envid = Some("QQ+2B1+0Ax".into());
+        let original = Some("rfc822;old+2Btag@c.example".into());
+        let to = Recipient { original, ..recipient("new@b.example") };
+        case.failures = vec![(to, said.clone(), Some("mx.b.example"), false)];
+        let out = String::from_utf8(case.bounce()).unwrap();
+        assert!(
+            out.contains("\r\nOriginal-Envelope-Id: QQ+1\\x0ax\r\nReporting-MTA: dns; mx.a.example\r\n"),
+            "{out}"
+        );
+        let fields = format!(
+            "\r\n\r\nOriginal-Recipient: rfc822; old+tag@c.example\r\nFinal-Recipient: rfc822; new@b.example\r\n\
+             Action: {action}\r\nStatus: {status}\r\nRemote-MTA: dns; mx.b.example\r\n\
+             Diagnostic-Code: smtp; {said}\r\nLast-Attempt-Date: Sat, 02 Feb 2030 23:59:49 +0000{until}\r\n\r\n"
+        );
+        assert!(out.contains(&fields), "{out}");
+        assert_eq!(returned(out.as_bytes()).1, "A: b\r\n");
+    }
+}
+
+/// A stored message, its form, what is returned of it if it is returned whole, and the report's kind then.
+type Original<'a> = (&'a [u8], BodyForm, Option<&'a [u8]>, BodyKind);
+
+#[test]
+fn the_message_is_returned_whole_if_that_is_asked_for_and_can_be() {
+    let large = format!("A: b\r\n\r\n{}", "x\r\n".repeat(limits::DSN_FULL_BYTES / 3));
+    let long = format!("A: b\r\n\r\n{}\r\n", "x".repeat(999));
+    let table: [Original<'_>; 8] = [
+        (b"A: b\r\n\r\n..c\r\n", BodyForm::DotStuffed, Some(b"A: b\r\n\r\n..c\r\n"), BodyKind::SevenBit),
+        (b"A: b\r\n\r\n.c", BodyForm::Raw, Some(b"A: b\r\n\r\n..c\r\n"), BodyKind::SevenBit),
+        (b"A: b\r\n\r\n\xfc\r\n", BodyForm::Raw, Some(b"A: b\r\n\r\n\xfc\r\n"), BodyKind::EightBit),
+        (b"A: \xfc\r\n\r\nc\r\n", BodyForm::Raw, None, BodyKind::SevenBit),
+        (b"A: b\r\n\r\n\0\r\n", BodyForm::Raw, None, BodyKind::SevenBit),
+        (b"A: b\r\n\r\n--=_0000000000007--\r\n", BodyForm::Raw, None, BodyKind::SevenBit),
+        (large.as_bytes(), BodyForm::Raw, None, BodyKind::SevenBit),
+        (long.as_bytes(), BodyForm::Raw, None, BodyKind::SevenBit),
+    ];
+    for (stored, body_form, returned, kind) in table {
+        let mut case = Case::new(stored);
+        case.envelope = Envelope { ret: Some(Return::Full), body_form, ..case.envelope };
+        case.form.kind = kind;
+        let out = case.bounce();
+        let begin = b"\r\nContent-Type: message/rfc822\r\n\r\n";
+        let part = memmem::find(&out, begin).map(|at| at + begin.len());
+        let end = memmem::rfind(&out, b"\r\n--=_0000000000007--\r\n").unwrap();
+        assert_eq!(
+            part.map(|at| &out[at..end]),
+            returned,
+            "{}",
+            stored[..20.min(stored.len())].escape_ascii()
+        );
+        let told = memmem::find(&out, b"Only the header of your message is returned").is_some();
+        assert_eq!(told, returned.is_none());
+        // Nobody asked for it, or nothing has failed.
+        for (ret, kind) in [(Some(Return::Headers), Kind::Failed), (Some(Return::Full), Kind::Relayed)] {
+            (case.envelope.ret, case.kind, case.form.kind) = (ret, kind, BodyKind::SevenBit);
+            assert!(memmem::find(&case.bounce(), b"message/rfc822").is_none());
+        }
+    }
+}
+
+#[test]
+fn international_addresses() {
+    let utf8 = |text: &str| Address::parse_utf8(text.as_bytes()).unwrap();
+    let mut case = Case::new("Subject: gr\u{fc}\u{df}e\r\n\r\n".as_bytes());
+    case.failures[0].0 = Recipient {
+        original: Some("utf-8;\\x{FC}@b".into()),
+        ..Recipient::new(utf8("j\u{fc}@b\u{fc}cher.example"))
+    };
+    let out = String::from_utf8(case.bounce()).unwrap();
+    let fields =
+        "Original-Recipient: utf-8; \\x{FC}@b\r\nFinal-Recipient: utf-8; j\\x{FC}@xn--bcher-kva.example\r\n";
+    assert!(out.contains(fields), "{out}");
+    // The sender is in the header, which makes the report international.
+    case.sender = utf8("\u{fc}@a.example");
+    case.form = Form { kind: BodyKind::EightBit, smtp_utf8: true };
+    let out = String::from_utf8(case.bounce()).unwrap();
+    assert!(out.contains("\r\nTo: <\u{fc}@a.example>\r\n"), "{out}");
 }

@@ -1,6 +1,8 @@
 //! Files on a real disk: the directory of the crate, where direct I/O works.
 use super::super::op::settled;
 use super::super::{BufferPool, spawn, test_run, yield_turn};
+use std::io::Write;
+
 use super::*;
 
 const DIRECT: OpenFile = OpenFile { sync: Sync::Data, direct: true, write: true, lock: false };

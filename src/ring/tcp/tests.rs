@@ -391,3 +391,43 @@ fn a_runtime_ends_with_reads_in_flight() {
         assert_eq!(operations_in_flight(), 0);
     }
 }
+
+#[test]
+fn a_posted_send_goes_on_by_itself_and_gives_its_buffer_back() {
+    test_run(async {
+        let (stream, mut peer) = pair().await;
+        let answered = std::thread::spawn(move || {
+            let mut got = [0; 5];
+            peer.read_exact(&mut got).expect("reads");
+            peer.write_all(&got).expect("writes");
+            peer
+        });
+        let posted = stream.post(b"hello".to_vec()).expect("open");
+        let (read, buf) = stream.read(Vec::with_capacity(10), LONG).await;
+        assert_eq!((read.expect("reads"), &buf[..]), (5, &b"hello"[..]));
+        let (sent, buf) = posted.settle(LONG).await;
+        sent.expect("sent");
+        assert_eq!(buf, b"hello");
+        let peer = answered.join().expect("the peer ends well");
+
+        // Nobody reads: the send ends at its deadline.
+        let posted = stream.post(vec![7; 64 << 20]).expect("open");
+        let (sent, buf) = posted.settle(SHORT).await;
+        assert_eq!(sent.expect_err("never taken").kind(), io::ErrorKind::TimedOut);
+        assert_eq!(buf.len(), 64 << 20);
+
+        // A send that nobody settles is finished all the same.
+        let (second, mut other) = pair().await;
+        drop(second.post(b"bye".to_vec()).expect("open"));
+        settled().await;
+        second.close().await;
+        let rest = blocking(move || {
+            let mut rest = Vec::new();
+            other.read_to_end(&mut rest).expect("reads");
+            rest
+        });
+        assert_eq!(rest.await, b"bye");
+        stream.close().await;
+        drop(peer);
+    });
+}

@@ -1,12 +1,13 @@
 //! One message on its way to a peer: the commands of a transaction and their answers (RFC 5321 §3.3).
 //!
-//! Owns: two cursors over the same sequence RSET?, MAIL, RCPT…, DATA, final dot: what was sent and what
-//! was answered; and each recipient's refusal. Promises: every recipient ends with exactly one
+//! Owns: two cursors over the same sequence RSET?, MAIL, RCPT…, DATA, final dot (or BDAT with its only
+//! chunk in place of both): what was sent and what was answered; and each recipient's refusal. Promises: every recipient ends with exactly one
 //! reply, whatever mix of refusals comes. Must not: know of other messages or of the connection.
 use std::io::Write;
 
-use super::{Capabilities, Outgoing};
-use crate::mail::envelope::BodyKind;
+use super::fit::Fit;
+use super::{Capabilities, Outgoing, Transfer, is_safe};
+use crate::mail::envelope::{BodyKind, Notify, Recipient, Return};
 use crate::mail::reply::Reply;
 use crate::smtp::reply::ReplyReader;
 
@@ -18,8 +19,8 @@ pub(super) enum Command {
     /// The recipient of this index.
     Rcpt(usize),
     Data,
-    /// The final dot.
-    Dot,
+    /// The final dot, or the chunk.
+    End,
 }
 
 /// What an answer led to.
@@ -27,7 +28,7 @@ pub(super) enum Command {
 pub(super) enum Outcome {
     /// More answers are due.
     Waiting,
-    SendBody,
+    SendBody(Transfer),
     Done(Vec<Reply>),
     /// A reply that cannot answer its command, such as 250 to DATA.
     Nonsense,
@@ -37,6 +38,8 @@ pub(super) enum Outcome {
 pub(super) struct Transaction {
     pub(super) key: u64,
     recipients: usize,
+    transfer: Transfer,
+    body_bytes: usize,
     /// Whether an RSET goes first, because the last transaction was left open.
     resets: bool,
     /// Commands sent, and of these answered.
@@ -58,12 +61,15 @@ impl Transaction {
     pub(super) fn start(
         message: &Outgoing<'_>,
         capabilities: &Capabilities,
+        fit: &Fit,
         resets: bool,
         out: &mut Vec<u8>,
     ) -> Transaction {
         let mut transaction = Transaction {
             key: message.key,
             recipients: message.recipients.len(),
+            transfer: fit.transfer,
+            body_bytes: message.body.len(),
             resets,
             sent: 0,
             answered: 0,
@@ -74,10 +80,10 @@ impl Transaction {
             lone_dot: false,
         };
         if capabilities.pipelining {
-            push_commands(out, message, capabilities, resets);
-            transaction.sent = transaction.position_of_dot();
+            push_commands(out, message, capabilities, fit, resets);
+            transaction.sent = transaction.position_of_end();
         } else {
-            push_commands(&mut transaction.unsent, message, capabilities, resets);
+            push_commands(&mut transaction.unsent, message, capabilities, fit, resets);
             transaction.send_next(out);
         }
         transaction
@@ -90,7 +96,7 @@ impl Transaction {
 
     /// Whether everything was sent that this transaction sends.
     pub(super) fn is_sent(&self) -> bool {
-        self.sent > self.position_of_dot()
+        self.sent > self.position_of_end()
     }
 
     /// Whether the final dot of the body was sent.
@@ -105,7 +111,7 @@ impl Transaction {
 
     /// Whether SendBody was said and the body is not sent yet.
     pub(super) fn is_body_due(&self) -> bool {
-        self.answered == self.position_of_dot() && self.sent == self.answered
+        self.answered == self.position_of_end() && self.sent == self.answered
     }
 
     /// Whether the peer is left with an open transaction where this one ends now.
@@ -153,8 +159,14 @@ impl Transaction {
                     self.refusals[index] = Some(reader.reply());
                 }
                 let is_last = index + 1 == self.recipients;
-                if is_last && !self.is_pipelined() && self.accepts_none() {
+                let chunk = self.transfer == Transfer::Chunk;
+                if is_last && self.accepts_none() && (chunk || !self.is_pipelined()) {
                     return self.done(&reader.reply());
+                }
+                if is_last && chunk {
+                    write!(out, "BDAT {} LAST\r\n", self.body_bytes)
+                        .expect("writing to memory does not fail");
+                    return Outcome::SendBody(self.transfer);
                 }
             }
             Command::Data if !go_ahead => return self.done(&reader.reply()),
@@ -164,8 +176,8 @@ impl Transaction {
                 self.sent += 1;
                 self.lone_dot = true;
             }
-            Command::Data => return Outcome::SendBody,
-            Command::Dot => return self.done(&reader.reply()),
+            Command::Data => return Outcome::SendBody(self.transfer),
+            Command::End => return self.done(&reader.reply()),
         }
         self.send_next(out);
         Outcome::Waiting
@@ -184,9 +196,9 @@ impl Transaction {
         self.unsent.is_empty()
     }
 
-    /// The index of the final dot in the sequence of commands.
-    fn position_of_dot(&self) -> usize {
-        usize::from(self.resets) + 1 + self.recipients + 1
+    /// The index of the final dot, or of the chunk, in the sequence of commands.
+    fn position_of_end(&self) -> usize {
+        usize::from(self.resets) + 1 + self.recipients + usize::from(self.transfer != Transfer::Chunk)
     }
 
     fn command(&self, position: usize) -> Command {
@@ -196,8 +208,8 @@ impl Transaction {
         match position {
             0 => Command::Mail,
             n if n <= self.recipients => Command::Rcpt(n - 1),
-            n if n == self.recipients + 1 => Command::Data,
-            _ => Command::Dot,
+            n if n == self.recipients + 1 && self.transfer != Transfer::Chunk => Command::Data,
+            _ => Command::End,
         }
     }
 
@@ -212,25 +224,82 @@ impl Transaction {
     }
 }
 
-/// Writes all commands of a transaction up to DATA.
-fn push_commands(out: &mut Vec<u8>, message: &Outgoing<'_>, capabilities: &Capabilities, resets: bool) {
+/// Writes all commands of a transaction up to DATA; BDAT goes with its chunk.
+fn push_commands(
+    out: &mut Vec<u8>,
+    message: &Outgoing<'_>,
+    capabilities: &Capabilities,
+    fit: &Fit,
+    resets: bool,
+) {
     if resets {
         out.extend_from_slice(b"RSET\r\n");
     }
+    push_mail(out, message, capabilities, fit);
+    for recipient in message.recipients {
+        push_rcpt(out, &message.envelope.recipients[usize::from(*recipient)], capabilities);
+    }
+    if fit.transfer != Transfer::Chunk {
+        out.extend_from_slice(b"DATA\r\n");
+    }
+}
+
+fn push_mail(out: &mut Vec<u8>, message: &Outgoing<'_>, capabilities: &Capabilities, fit: &Fit) {
+    let envelope = message.envelope;
     out.extend_from_slice(b"MAIL FROM:<");
-    out.extend_from_slice(message.reverse_path.as_bytes());
+    out.extend_from_slice(envelope.reverse_path.as_ref().map_or("", |a| a.as_str()).as_bytes());
     out.push(b'>');
     if capabilities.size.is_some() {
-        write!(out, " SIZE={}", message.size_bytes).expect("writing to memory does not fail");
+        write!(out, " SIZE={}", message.body.len()).expect("writing to memory does not fail");
     }
-    if message.body_kind == BodyKind::EightBit {
-        out.extend_from_slice(b" BODY=8BITMIME");
+    match fit.kind {
+        BodyKind::SevenBit => {}
+        BodyKind::EightBit => out.extend_from_slice(b" BODY=8BITMIME"),
+        BodyKind::Binary => out.extend_from_slice(b" BODY=BINARYMIME"),
+    }
+    if fit.smtp_utf8 {
+        out.extend_from_slice(b" SMTPUTF8");
+    }
+    if capabilities.dsn {
+        match envelope.ret {
+            Some(Return::Full) => out.extend_from_slice(b" RET=FULL"),
+            Some(Return::Headers) => out.extend_from_slice(b" RET=HDRS"),
+            None => {}
+        }
+        if let Some(envid) = envelope.envid.as_deref().filter(|envid| is_safe(envid)) {
+            out.extend_from_slice(b" ENVID=");
+            out.extend_from_slice(envid.as_bytes());
+        }
     }
     out.extend_from_slice(b"\r\n");
-    for recipient in message.recipients {
-        out.extend_from_slice(b"RCPT TO:<");
-        out.extend_from_slice(recipient.as_bytes());
-        out.extend_from_slice(b">\r\n");
+}
+
+fn push_rcpt(out: &mut Vec<u8>, recipient: &Recipient, capabilities: &Capabilities) {
+    out.extend_from_slice(b"RCPT TO:<");
+    out.extend_from_slice(recipient.address.as_str().as_bytes());
+    out.push(b'>');
+    if capabilities.dsn {
+        if let Some(notify) = recipient.notify {
+            out.extend_from_slice(b" NOTIFY=");
+            push_notify(out, notify);
+        }
+        if let Some(original) = recipient.original.as_deref().filter(|original| is_safe(original)) {
+            out.extend_from_slice(b" ORCPT=");
+            out.extend_from_slice(original.as_bytes());
+        }
     }
-    out.extend_from_slice(b"DATA\r\n");
+    out.extend_from_slice(b"\r\n");
+}
+
+fn push_notify(out: &mut Vec<u8>, notify: Notify) {
+    if notify == Notify::NEVER {
+        return out.extend_from_slice(b"NEVER");
+    }
+    let words = [(notify.success, "SUCCESS"), (notify.failure, "FAILURE"), (notify.delay, "DELAY")];
+    for (at, (_, word)) in words.iter().filter(|(on, _)| *on).enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(word.as_bytes());
+    }
 }

@@ -9,6 +9,11 @@ use crate::limits;
 use crate::mail::text;
 
 impl ServerSession {
+    /// REQUIRETLS has no meaning for a message that came in the clear (RFC 8689 §4.1).
+    pub(super) fn offers_require_tls(&self) -> bool {
+        self.config.require_tls && self.is_secure()
+    }
+
     /// HELO or EHLO, which also ends a transaction (RFC 5321 §4.1.4).
     pub(super) fn hello(&mut self, name: &str, esmtp: bool, replies: &mut Vec<u8>) {
         self.reset();
@@ -19,7 +24,13 @@ impl ServerSession {
             push(replies, &["250-", hostname, "\r\n250-PIPELINING\r\n"]);
             let size = self.config.max_message_bytes;
             write!(replies, "250-SIZE {size}\r\n").expect("writing to memory does not fail");
-            push(replies, &["250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n"]);
+            push(replies, &["250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250-BINARYMIME\r\n"]);
+            push(replies, &["250-DSN\r\n250-ENHANCEDSTATUSCODES\r\n"]);
+            if self.offers_require_tls() {
+                push(replies, &["250-REQUIRETLS\r\n"]);
+            }
+            let most = self.config.max_recipients;
+            write!(replies, "250-LIMITS RCPTMAX={most}\r\n").expect("writing to memory does not fail");
             self.offer(replies);
             push(replies, &["250 HELP\r\n"]);
         } else {

@@ -15,6 +15,9 @@ impl ServerSession {
         if !self.config.access.starttls {
             return self.bad(out, CommandError::NotImplemented.reply());
         }
+        if self.chunks.is_some() {
+            return self.bad(out, "503 5.5.1 The message comes in chunks: go on with BDAT\r\n");
+        }
         push(out, &["220 2.0.0 Ready to start TLS\r\n"]);
         self.state = State::Handshake;
         Some(Step::StartTls)

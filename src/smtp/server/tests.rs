@@ -6,6 +6,7 @@ mod client;
 
 use super::*;
 use crate::clock::Rng;
+use crate::mail::envelope::{Notify, Return};
 use crate::mail::id::MessageId;
 
 /// A driver's view of a session, as text: `S:` reply lines, `!` steps, `B:` the body that was kept.
@@ -73,6 +74,10 @@ impl Driver {
                     self.body.clear();
                     self.log.push_str("!refused\n");
                 }
+                Step::BodyWithdrawn => {
+                    self.body.clear();
+                    self.log.push_str("!withdrawn\n");
+                }
                 Step::Close => {
                     self.log.push_str("!close\n");
                     return &[];
@@ -106,8 +111,7 @@ fn check(may_relay: bool, input: &[u8], expected: &str) {
     assert_eq!(run(may_relay, input, &every), expected, "byte by byte: {}", input.escape_ascii());
 }
 
-const HELLO: &str =
-    "S:250-mx.test\nS:250-PIPELINING\nS:250-SIZE 1000\nS:250-8BITMIME\nS:250-ENHANCEDSTATUSCODES\nS:250 HELP";
+const HELLO: &str = "S:250-mx.test\nS:250-PIPELINING\nS:250-SIZE 1000\nS:250-8BITMIME\nS:250-SMTPUTF8\nS:250-CHUNKING\nS:250-BINARYMIME\nS:250-DSN\nS:250-ENHANCEDSTATUSCODES\nS:250-LIMITS RCPTMAX=3\nS:250 HELP";
 
 #[test]
 fn a_whole_session() {
@@ -158,7 +162,7 @@ fn order_of_commands() {
             S:503 5.5.1 MAIL comes before RCPT
             S:250 2.0.0 Ok
             S:252 2.0.0 Cannot verify, but mail for it will be tried
-            S:214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT
+            S:214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT
             S:502 5.5.1 Command not implemented
             S:500 5.5.2 Command not recognised
             S:502 5.5.1 Command not implemented
@@ -366,7 +370,7 @@ fn the_name_of_the_client_is_bounded() {
 
 #[test]
 fn random_sessions() {
-    let words: [&[u8]; 24] = [
+    let words: [&[u8]; 29] = [
         b"EHLO c\r\n",
         b"HELO ",
         b"MAIL FROM:<a@b>\r\n",
@@ -391,6 +395,11 @@ fn random_sessions() {
         b"text",
         b"\\\"@[IPv6:::1]>\r\n",
         b" BODY=8BITMIME\r\n",
+        b" BODY=BINARYMIME\r\n",
+        b"BDAT 3\r\n",
+        b"BDAT 0 LAST\r\n",
+        b"BDAT 9 LAST\r\n",
+        b"BDAT 2000\r\n",
     ];
     let seed = crate::clock::secret_u64();
     println!("seed {seed}");
@@ -414,6 +423,107 @@ fn random_sessions() {
         cuts.sort_unstable();
         assert_eq!(run(may_relay, &input, &cuts), whole, "cut at {cuts:?}: {}", input.escape_ascii());
     }
+}
+
+#[test]
+fn chunks() {
+    let ok = "S:250 2.1.0 Ok\nS:250 2.1.5 Ok\n";
+    let begin = "HELO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\n";
+    let table = [
+        // Chunks may be cut anywhere, be empty, and hold what would end DATA.
+        (
+            "BDAT 7\r\na\r\n.\r\n\rBDAT 0\r\nBDAT 5 LAST\r\n\nb.\r\nNOOP\r\n",
+            "!starts a@b>c@d SevenBit\nS:250 2.0.0 7 bytes received\nS:250 2.0.0 0 bytes received\n\
+             B:a\\r\\n.\\r\\n\\r\\nb.\\r\\n\nS:250 2.0.0 0000000000001 queued\nS:250 2.0.0 Ok\n",
+        ),
+        ("BDAT 0 LAST\r\n", "!starts a@b>c@d SevenBit\nB:\nS:250 2.0.0 0000000000001 queued\n"),
+        // A refused message: what is left of its chunks is dropped.
+        (
+            "BDAT 3\r\na\nbBDAT 9\r\nQUIT\r\nabcBDAT 3 LAST\r\nxyzRSET\r\n",
+            "!starts a@b>c@d SevenBit\n!refused\n\
+             S:550 5.6.11 Message refused: an LF without CR (lines must end in CRLF)\n\
+             S:503 5.5.1 The message was refused already\nS:503 5.5.1 The message was refused already\n\
+             S:250 2.0.0 Ok\n",
+        ),
+        (
+            "BDAT 2 LAST\r\na\rNOOP\r\n",
+            "!starts a@b>c@d SevenBit\n!refused\n\
+             S:550 5.6.11 Message refused: a CR without LF (lines must end in CRLF)\nS:250 2.0.0 Ok\n",
+        ),
+        ("BDAT 2\r\nabBDAT 999\r\n", "!starts a@b>c@d SevenBit\nS:250 2.0.0 2 bytes received\n!refused\n"),
+        // Taken back.
+        (
+            "BDAT 2\r\nabRSET\r\nDATA\r\n",
+            "!starts a@b>c@d SevenBit\nS:250 2.0.0 2 bytes received\nS:250 2.0.0 Ok\n!withdrawn\n\
+             S:503 5.5.1 MAIL and RCPT come before DATA\n",
+        ),
+        (
+            "BDAT 2\r\nabDATA\r\nRCPT TO:<e@f>\r\nMAIL FROM:<>\r\nBDAT 0 LAST\r\n",
+            "!starts a@b>c@d SevenBit\nS:250 2.0.0 2 bytes received\n\
+             S:503 5.5.1 The message comes in chunks: go on with BDAT\n\
+             S:503 5.5.1 RCPT comes before BDAT\nS:503 5.5.1 MAIL was given already\n\
+             B:ab\nS:250 2.0.0 0000000000001 queued\n",
+        ),
+        ("BDAT two\r\nQUIT\r\n", "S:501 5.5.4 Syntax: BDAT bytes [LAST]\n!close\n"),
+    ];
+    for (input, expected) in table {
+        let expected = format!("S:250 mx.test\n{ok}{expected}");
+        check(true, format!("{begin}{input}").as_bytes(), &expected);
+    }
+    check(
+        true,
+        b"HELO c\r\nBDAT 6 LAST\r\nQUIT\r\nMAIL FROM:<a@b>\r\nBDAT 1\r\nxRSET\r\n",
+        "S:250 mx.test
+        S:503 5.5.1 MAIL and RCPT come before BDAT
+        S:250 2.1.0 Ok
+        S:503 5.5.1 RCPT comes before BDAT
+        S:250 2.0.0 Ok",
+    );
+    check(
+        true,
+        b"HELO c\r\nMAIL FROM:<a@b> BODY=BINARYMIME\r\nRCPT TO:<c@d>\r\nDATA\r\nBDAT 4 LAST\r\n\r\0\nx",
+        "S:250 mx.test
+        S:250 2.1.0 Ok
+        S:250 2.1.5 Ok
+        S:503 5.5.1 BINARYMIME needs BDAT
+        !starts a@b>c@d Binary
+        B:\\r\\x00\\nx
+        S:250 2.0.0 0000000000001 queued",
+    );
+}
+
+#[test]
+fn dropped_chunks_are_bounded() {
+    let mut driver = Driver::new(true);
+    driver.feed(b"HELO c\r\nBDAT 18446744073709551615\r\n");
+    let junk = vec![b'x'; 1 << 20];
+    for _ in 0..=limits::REFUSED_BODY_BYTES >> 20 {
+        driver.feed(&junk);
+    }
+    assert!(
+        driver.log.ends_with("S:421 4.7.0 Too much data behind a refused message\n!close\n"),
+        "{}",
+        driver.log
+    );
+}
+
+#[test]
+fn what_is_asked_for_is_kept() {
+    let config = ServerConfig { require_tls: true, ..ServerConfig::default() };
+    let peer = Peer::new("192.0.2.7".parse().unwrap(), true);
+    let mut session = ServerSession::new(Arc::new(config), peer);
+    session.tls_started(false);
+    let mut replies = Vec::new();
+    let commands = "EHLO c\r\nMAIL FROM:<j\u{fc}@b> SMTPUTF8 REQUIRETLS RET=FULL ENVID=x\r\n\
+        RCPT TO:<c@b\u{fc}cher.example> NOTIFY=NEVER ORCPT=rfc822;o@d\r\nDATA\r\n";
+    assert_eq!(session.step(commands.as_bytes(), &mut replies), (commands.len(), Step::BodyStarts));
+    assert!(String::from_utf8(replies).unwrap().contains("\r\n250-REQUIRETLS\r\n"));
+    let envelope = &session.transaction().envelope;
+    assert!(envelope.smtp_utf8 && envelope.require_tls);
+    assert_eq!((envelope.ret, envelope.envid.as_deref()), (Some(Return::Full), Some("x")));
+    let recipient = &envelope.recipients[0];
+    assert_eq!(recipient.address.as_str(), "c@xn--bcher-kva.example");
+    assert_eq!((recipient.notify, recipient.original.as_deref()), (Some(Notify::NEVER), Some("rfc822;o@d")));
 }
 
 #[test]

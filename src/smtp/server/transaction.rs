@@ -1,4 +1,4 @@
-//! The transaction: MAIL, RCPT, DATA and the answer to a message (RFC 5321 §3.3).
+//! The transaction: MAIL, RCPT, DATA and the answer to a message (RFC 5321 §3.3). BDAT is in `chunk`.
 //!
 //! Owns: what may follow what from MAIL to the end of the data, and the envelope that comes of it.
 //! Promises: a message is answered once; a refused command leaves the transaction as it was. Must not:
@@ -8,10 +8,10 @@ use std::io::Write;
 use super::{ServerSession, State, Step, push};
 use crate::limits;
 use crate::mail::address::{Address, ReversePath};
-use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::envelope::{BodyKind, Envelope, Recipient};
 use crate::mail::id::MessageId;
 use crate::smtp::body::{BodyReader, Piece};
-use crate::smtp::command::{ForwardPath, MailParameters};
+use crate::smtp::command::{CommandError, ForwardPath, MailParameters, RcptParameters};
 
 /// How a stored (or not stored) message is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,7 @@ impl ServerSession {
                 write!(replies, "250 2.0.0 {id} queued\r\n").expect("writing to memory does not fail");
                 self.bad_commands = 0;
                 self.idle_commands = 0;
+                self.dropped_bytes = 0;
             }
             Verdict::NoRoom => push(replies, &["452 4.3.1 No room for more mail, try again later\r\n"]),
             Verdict::Failed => push(replies, &["451 4.3.0 The message was not stored, try again later\r\n"]),
@@ -58,12 +59,14 @@ impl ServerSession {
         self.transaction = None;
         self.recipient_refused = false;
         self.recipients_bytes = 0;
+        self.chunks = None;
+        self.chunks_refused = false;
     }
 
     pub(super) fn mail(
         &mut self,
         reverse_path: ReversePath,
-        parameters: MailParameters,
+        parameters: MailParameters<'_>,
         out: &mut Vec<u8>,
     ) -> Option<Step> {
         if self.helo.is_empty() {
@@ -79,13 +82,20 @@ impl ServerSession {
         if declared_bytes > self.config.max_message_bytes {
             return self.idle(out, "552 5.3.4 The message is larger than the limit\r\n");
         }
-        self.recipient_refused = false;
-        self.recipients_bytes = 0;
+        if parameters.require_tls && !self.offers_require_tls() {
+            let reply = "555 5.5.4 REQUIRETLS is not offered: the TLS of next hops is not verified here\r\n";
+            return self.bad(out, reply);
+        }
+        self.reset();
         self.transaction = Some(Transaction {
             envelope: Envelope {
                 reverse_path,
                 body_kind: parameters.body,
                 client: Some(self.peer.addr),
+                ret: parameters.ret,
+                envid: parameters.envid.map(Into::into),
+                smtp_utf8: parameters.smtp_utf8,
+                require_tls: parameters.require_tls,
                 ..Envelope::default()
             },
             declared_bytes,
@@ -98,10 +108,21 @@ impl ServerSession {
         None
     }
 
-    pub(super) fn rcpt(&mut self, path: ForwardPath<'_>, replies: &mut Vec<u8>) -> Option<Step> {
+    pub(super) fn rcpt(
+        &mut self,
+        path: ForwardPath<'_>,
+        parameters: RcptParameters,
+        replies: &mut Vec<u8>,
+    ) -> Option<Step> {
+        if self.chunks.is_some() {
+            return self.bad(replies, "503 5.5.1 RCPT comes before BDAT\r\n");
+        }
         let Some(transaction) = &mut self.transaction else {
             return self.bad(replies, "503 5.5.1 MAIL comes before RCPT\r\n");
         };
+        if parameters.needs_utf8 && !transaction.envelope.smtp_utf8 {
+            return self.refuse(CommandError::NonAscii, replies);
+        }
         let access = &self.config.access;
         let address = match path {
             ForwardPath::Mailbox(address) => Some(address),
@@ -127,8 +148,10 @@ impl ServerSession {
                 "452 4.5.3 Too many recipients\r\n"
             }
             Some(address) => {
-                self.recipients_bytes += address.as_str().len() + limits::RECIPIENT_OVERHEAD_BYTES;
-                recipients.push(Recipient::new(address));
+                let RcptParameters { notify, original, .. } = parameters;
+                let bytes = address.as_str().len() + original.as_ref().map_or(0, |o| o.len());
+                self.recipients_bytes += bytes + limits::RECIPIENT_OVERHEAD_BYTES;
+                recipients.push(Recipient { address, notify, original });
                 self.idle_commands = 0;
                 push(replies, &["250 2.1.5 Ok\r\n"]);
                 return None;
@@ -143,6 +166,12 @@ impl ServerSession {
     pub(super) fn data(&mut self, replies: &mut Vec<u8>) -> Option<Step> {
         match &self.transaction {
             None => self.bad(replies, "503 5.5.1 MAIL and RCPT come before DATA\r\n"),
+            Some(_) if self.chunks.is_some() => {
+                self.bad(replies, "503 5.5.1 The message comes in chunks: go on with BDAT\r\n")
+            }
+            Some(transaction) if transaction.envelope.body_kind == BodyKind::Binary => {
+                self.bad(replies, "503 5.5.1 BINARYMIME needs BDAT\r\n")
+            }
             Some(transaction) if transaction.envelope.recipients.is_empty() => {
                 if self.recipient_refused {
                     self.idle(replies, "554 5.5.1 No valid recipients\r\n")

@@ -213,7 +213,7 @@ fn an_unknown_field_holds_the_message_and_survives_a_copy() {
     let some = world.messages.values().next().expect("some").envelope.clone();
     let mut fields = vec![0; envelope::encoded_bytes(&some, None)];
     envelope::encode(&some, None, &mut fields);
-    fields.extend((20 | MUST_UNDERSTAND).to_le_bytes());
+    fields.extend((99 | MUST_UNDERSTAND).to_le_bytes());
     fields.extend([3, 0, 0, 0, 1, 2, 3]);
     let id = world.log.next_id(WallTime(1_800_000_000_000_000));
     let commit = NewCommit {
@@ -225,7 +225,7 @@ fn an_unknown_field_holds_the_message_and_survives_a_copy() {
     };
     world.log.write_commit(id, &commit, Class::Mail).map(|_| ()).expect("there is room");
     world.quiesce();
-    let hold = Hold::UnknownField(20);
+    let hold = Hold::UnknownField(99);
     let disk = world.disk.clone();
     let (log, messages, findings) = recover(&config(), &mut disk.clone()).expect("the log opens");
     assert!(messages.iter().all(|m| m.id != id), "held mail is not offered");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::disk::{Disk, Unsynced};
 use crate::clock::{Rng, WallTime};
 use crate::mail::address::Address;
-use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient};
+use crate::mail::envelope::{BodyForm, BodyKind, Envelope, Notify, Recipient, Return};
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::spool::live::DURABLE;
@@ -149,7 +149,11 @@ impl World {
     fn envelope(&mut self, recipients: u64, bounce: bool) -> Envelope {
         let address = |text: String| Address::parse(text.as_bytes()).expect("valid");
         let recipients = (0..recipients)
-            .map(|i| Recipient::new(address(format!("r{i}@d{}.example", self.rng.below(9)))))
+            .map(|i| Recipient {
+                address: address(format!("r{i}@d{}.example", self.rng.below(9))),
+                notify: Notify::from_bits(self.rng.below(16) as u8),
+                original: (self.rng.below(2) == 0).then(|| format!("rfc822;o{i}@example.org").into()),
+            })
             .collect();
         Envelope {
             reverse_path: (!bounce).then(|| address(format!("s{}@example.org", self.rng.below(100)))),
@@ -157,6 +161,9 @@ impl World {
             body_kind: BodyKind::EightBit,
             body_form: BodyForm::Raw,
             received_at: self.time(),
+            ret: (self.rng.below(2) == 0).then_some(Return::Headers),
+            envid: (self.rng.below(2) == 0).then(|| "an+2Bid".into()),
+            smtp_utf8: self.rng.below(2) == 0,
             ..Envelope::default()
         }
     }

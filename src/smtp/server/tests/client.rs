@@ -44,8 +44,13 @@ fn session(given: Given) -> ServerSession {
         local_domains: [Domain::parse(b"local.test").unwrap()].into(),
         postmaster: None,
     };
-    let config =
-        ServerConfig { hostname: "mx.test".into(), max_message_bytes: 1000, max_recipients: 3, access };
+    let config = ServerConfig {
+        hostname: "mx.test".into(),
+        max_message_bytes: 1000,
+        max_recipients: 3,
+        access,
+        ..ServerConfig::default()
+    };
     ServerSession::new(Arc::new(config), peer(given))
 }
 
@@ -114,7 +119,12 @@ const EHLO: &str = "250-mx.test
     250-PIPELINING
     250-SIZE 1000
     250-8BITMIME
-    250-ENHANCEDSTATUSCODES";
+    250-SMTPUTF8
+    250-CHUNKING
+    250-BINARYMIME
+    250-DSN
+    250-ENHANCEDSTATUSCODES
+    250-LIMITS RCPTMAX=3";
 
 fn hello(offers: &str) -> String {
     format!("{EHLO}\n{offers}250 HELP")
@@ -279,7 +289,7 @@ fn the_postmaster_is_reached_by_everyone_where_there_is_one() {
         hostname: "mx.test".into(),
         max_message_bytes: 1000,
         max_recipients: 3,
-        access: Access::default(),
+        ..ServerConfig::default()
     };
     config.access.postmaster = Some(Address::parse(b"pm@far.test").unwrap());
     let mut session = ServerSession::new(Arc::new(config), peer(Given::default()));
@@ -332,4 +342,19 @@ fn a_proxy_says_for_whom_it_speaks() {
             ("MAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\n", Do::Nothing, "250 2.1.0 Ok\n250 2.1.5 Ok"),
         ],
     );
+}
+
+#[test]
+fn nothing_comes_between_chunks() {
+    let given = Given { starttls: true, may_relay: true, ..Given::default() };
+    let mut session = session(given);
+    let mut out = Vec::new();
+    let said = b"EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nBDAT 1\r\nx";
+    let (at, step) = session.step(said, &mut out);
+    assert_eq!(step, Step::BodyStarts);
+    assert_eq!(session.step(&said[at..], &mut out), (1, Step::Body(0..1)));
+    out.clear();
+    assert_eq!(session.step(b"STARTTLS\r\n", &mut out), (10, Step::More));
+    let replies = String::from_utf8(out).unwrap();
+    assert!(replies.starts_with("250 2.0.0 1 ") && replies.contains("\r\n503 5.5.1 "), "{replies}");
 }
