@@ -55,6 +55,8 @@ impl Driver {
         let config = ShardConfig {
             seed: 1,
             homes: 1,
+            index: 0,
+            shards: 1,
             jitter_percent: limits::RETRY_JITTER_PERCENT,
             policies: Arc::new(Policies::one(policy)),
             window: limits::CONNECTION_WINDOW,

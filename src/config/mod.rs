@@ -136,6 +136,10 @@ pub struct Config {
     pub destination_connections: u32,
     /// Messages to one destination; none: no limit.
     pub destination_rate: Option<crate::schedule::Rate>,
+    /// Connections to all destinations together; none: no limit.
+    pub total_connections: Option<u32>,
+    /// Messages to all destinations together; none: no limit.
+    pub total_rate: Option<crate::schedule::Rate>,
     pub messages_per_connection: u32,
     pub retry_schedule: Vec<Duration>,
     pub recipients_per_message: u16,

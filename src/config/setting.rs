@@ -256,6 +256,18 @@ pub static SETTINGS: &[Setting] = &[
         "Most messages sent to one destination in a time, as in 100/s or 5000/h",
     ),
     one(
+        "total-connections",
+        "N",
+        Unset("no limit"),
+        "Most connections to all destinations together at a time",
+    ),
+    one(
+        "total-rate",
+        "N/TIME",
+        Unset("no limit"),
+        "Most messages sent to all destinations together in a time",
+    ),
+    one(
         "messages-per-connection",
         "N",
         Text(&["1000"]),

@@ -114,6 +114,8 @@ impl Reader<'_> {
                 1,
                 limits::OUTBOUND_CONNECTIONS_PER_WORKER as u64,
             ) as u32,
+            total_connections: self.one("total-connections", positive),
+            total_rate: self.one("total-rate", grammar::rate),
             destination_rate: self.one("destination-rate", grammar::rate),
             messages_per_connection: self.count("messages-per-connection", 1, u32::MAX.into()) as u32,
             retry_schedule: self.one("retry-schedule", grammar::schedule).unwrap_or_default(),
@@ -339,6 +341,13 @@ impl Reader<'_> {
         };
         self.problems.push(Problem(format!("{named}: {why}")));
     }
+}
+
+/// A number from 1.
+fn positive(text: &str) -> Parsed<u32> {
+    let number = grammar::number(text)?;
+    let fits = u32::try_from(number).ok().filter(|number| *number > 0);
+    fits.ok_or_else(|| format!("{number} is out of range: write a number from 1"))
 }
 
 /// The first value that counts and stands in the list a second time.

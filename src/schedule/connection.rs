@@ -3,10 +3,13 @@
 //! Owns: the record [`Connection`] and the table that finds it by [`ConnId`]. Promises: an id is
 //! never used twice while anyone could still hold it: the upper half is a serial number that counts
 //! connections, the lower half the place in the table. Must not: decide.
+use std::sync::Arc;
+
 use slab::Slab;
 
 use super::ConnId;
 use super::list::{Linked, Links};
+use super::pool::PoolKey;
 use super::wheel::NIL;
 use crate::clock::WallTime;
 
@@ -35,6 +38,10 @@ pub(super) struct Connection {
     pub(super) in_flight: u32,
     /// Entries ever handed out.
     pub(super) carried: u32,
+    /// The pools it counts in.
+    pub(super) permit: Option<Arc<[PoolKey]>>,
+    /// A message was asked for in its pools.
+    pub(super) asked: bool,
     /// It has brought an outcome.
     pub(super) answered: bool,
     asking: Links,
@@ -76,6 +83,8 @@ impl Connections {
             held: 0,
             in_flight: NIL,
             carried: 0,
+            permit: None,
+            asked: false,
             answered: false,
             asking: Links::NONE,
             idle: Links::NONE,

@@ -97,13 +97,17 @@ impl Shard {
             return;
         }
         let lane = connection.lane;
-        if self.idle_is_wanted(lane) {
+        if self.idle_is_wanted(lane) || self.is_in_the_way(conn) && !self.has_mail(lane) {
             self.close(conn, actions);
             return;
         }
         self.connections.slab[conn as usize].idle_since = Some(self.now);
         let home = self.destinations.lanes[lane as usize].home;
         self.homes[usize::from(home)].idle.push_back(&mut self.connections.slab, conn);
+    }
+
+    pub(super) fn has_mail(&self, lane: u32) -> bool {
+        self.destinations.lanes[lane as usize].ready.len > 0
     }
 
     /// Hands the lane's ready mail to the connections that ask for it, as far as the destination may
@@ -351,7 +355,7 @@ impl Shard {
         self.tidy(destination);
     }
 
-    fn destination_of(&self, conn: u32) -> u32 {
+    pub(super) fn destination_of(&self, conn: u32) -> u32 {
         self.destinations.lanes[self.connections.slab[conn as usize].lane as usize].destination
     }
 }

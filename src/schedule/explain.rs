@@ -3,6 +3,7 @@
 //! Owns: [`Gate`] and its makers. Promises: read-only; a gate is named only while it holds, with since
 //! when and until when as far as that is known; looking for one entry's place costs a walk of its
 //! destination's queues, nothing else does. Must not: change anything.
+use super::pool::PoolKey;
 use super::shard::Shard;
 use super::wheel::NIL;
 use super::{DestinationStats, Entry};
@@ -20,6 +21,9 @@ pub enum GateKind {
     ConnectionRate,
     /// All connections that are allowed are in use.
     Connections,
+    /// A limit that the destination shares with others: of its set of MX hosts, their provider, a source
+    /// address, or the server.
+    SharedLimit,
     /// All connections of the worker that has the mail are in use.
     WorkerConnections,
     /// Suspended, by an operator or for what the receiver answered.
@@ -40,6 +44,7 @@ impl GateKind {
             GateKind::MessageRate => "message-rate",
             GateKind::ConnectionRate => "connection-rate",
             GateKind::Connections => "connections",
+            GateKind::SharedLimit => "shared-limit",
             GateKind::WorkerConnections => "worker-connections",
             GateKind::Suspended => "suspended",
             GateKind::HostDown => "host-down",
@@ -149,6 +154,19 @@ impl Shard {
         gates
     }
 
+    fn describe_pool(&self, key: PoolKey) -> String {
+        let name = match key {
+            PoolKey::Site { .. } => "its set of MX hosts".to_owned(),
+            PoolKey::Provider(n) => format!("provider {n}"),
+            PoolKey::Source(n) => format!("source {n}"),
+            PoolKey::Server => "the server".to_owned(),
+        };
+        match self.pools.describe(key) {
+            Some((used, waiting)) => format!("{name} ({used} in use, {waiting} wait)"),
+            None => name,
+        }
+    }
+
     fn throttle_gates(&self, id: u32, gates: &mut Vec<Gate>) {
         let destination = &self.destinations.slab[id as usize];
         if destination.throttle == NIL {
@@ -162,6 +180,10 @@ impl Shard {
                 until: suspended.until,
                 detail: String::new(),
             });
+        }
+        if let Some(keys) = throttle.shared.as_ref().and_then(|shared| shared.waits_for.as_ref()) {
+            let of: Vec<String> = keys.iter().map(|key| self.describe_pool(*key)).collect();
+            gates.push(gate(GateKind::SharedLimit, format!("waits for a connection: {}", of.join(", "))));
         }
         if let Some(adaptive) = &throttle.adaptive
             && destination.ready > 0

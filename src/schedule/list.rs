@@ -40,6 +40,17 @@ impl<const L: u8> List<L> {
         (self.head != NIL).then_some(self.head)
     }
 
+    /// The one behind `id`.
+    pub(super) fn after<T: Linked<L>>(nodes: &mut Slab<T>, id: u32) -> Option<u32> {
+        let next = nodes[id as usize].links().next;
+        (next != NIL).then_some(next)
+    }
+
+    /// All of them, from the front.
+    pub(super) fn members<T: Linked<L>>(&self, nodes: &mut Slab<T>) -> Vec<u32> {
+        std::iter::successors(self.front(), |id| List::<L>::after(nodes, *id)).collect()
+    }
+
     pub(super) fn push_back<T: Linked<L>>(&mut self, nodes: &mut Slab<T>, id: u32) {
         *nodes[id as usize].links() = Links { prev: self.tail, next: NIL };
         match self.tail {

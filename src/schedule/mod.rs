@@ -44,10 +44,12 @@ mod explain;
 mod list;
 mod pace;
 mod policy;
+mod pool;
 mod ready;
 mod retry;
 mod rules;
 mod shard;
+mod shared;
 #[cfg(test)]
 mod sim;
 mod slots;
@@ -68,6 +70,7 @@ use crate::mail::address::Domain;
 
 pub use explain::{Explanation, Gate, GateKind};
 pub use policy::{ByName, Limits, Policies, Policy, PolicyId, Rate, StreamPolicy};
+pub use pool::{PoolKey, PoolMessage};
 pub use rules::{Reaction, Rule, RuleSet, Verdict};
 pub use shard::{Shard, shard_of};
 pub use take::{Take, Waiting};
@@ -114,6 +117,9 @@ pub struct ConnId(pub u64);
 pub struct ShardConfig {
     pub seed: u64,
     pub homes: u8,
+    /// This shard and how many there are: they share the counting of what destinations share.
+    pub index: u8,
+    pub shards: u8,
     /// Spread of retry times around the schedule of a policy.
     pub jitter_percent: u8,
     pub policies: Arc<Policies>,
@@ -176,6 +182,13 @@ pub enum Event<'a> {
     Suspend { destination: &'a Domain, until: Option<WallTime> },
     /// Operator: the end of a suspension, its own or one that a reply has caused.
     Resume { destination: &'a Domain },
+    /// The hosts of a connection being opened are known: `hosts` names the set of MX hosts (None: a route of
+    /// the operator's), `provider` whose they are (0: nobody known), `source` the local address it would use.
+    /// Answered, now or when the pools it is in have answered, with `Action::Proceed` or `Action::Close`; not
+    /// a packet is sent to them before.
+    Resolved { conn: ConnId, hosts: Option<u64>, provider: u16, source: Option<u16> },
+    /// What another shard has to say (see `Action::Tell`).
+    Pool(PoolMessage),
     /// New policies and limits, in force from here on; every destination's policy is found anew.
     Policies(Arc<Policies>),
     /// More is known of the destination: its policy is found anew.
@@ -184,8 +197,14 @@ pub enum Event<'a> {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Open a connection at `home` for `destination` and report with Want, ConnectFailed or ConnectPutOff.
-    Connect { home: u8, conn: ConnId, destination: Domain },
+    /// Open a connection at `home` for `destination`: report its hosts with Resolved, wait for Proceed, then
+    /// report with Want, ConnectFailed or ConnectPutOff. A Close may come first; it is answered with Closed.
+    /// With a `source`, from that address.
+    Connect { home: u8, conn: ConnId, destination: Domain, source: Option<u16> },
+    /// The connection that has been Resolved may be made.
+    Proceed { home: u8, conn: ConnId },
+    /// For the shard of that number, as `Event::Pool`.
+    Tell { shard: u8, message: PoolMessage },
     /// Deliver over this open connection.
     Deliver { home: u8, conn: ConnId, entry: Entry },
     /// No more mail for this connection: when what it holds is accounted for, QUIT, close, then report Closed.

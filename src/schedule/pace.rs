@@ -40,6 +40,13 @@ impl Pace {
 pub(super) struct Clocked(u64);
 
 impl Clocked {
+    pub(super) const NEW: Clocked = Clocked(0);
+
+    /// What was taken last has not been used.
+    pub(super) fn give_back(&mut self, pace: Pace) {
+        self.0 = self.0.saturating_sub(pace.interval_ns);
+    }
+
     /// When the next may be taken.
     pub(super) fn ready_at(self, pace: Pace) -> WallTime {
         WallTime(self.0.saturating_sub(pace.tolerance_ns).div_ceil(1000))

@@ -150,6 +150,11 @@ impl Policies {
         }
     }
 
+    /// Whether connections to such hosts are in any limit that destinations share.
+    pub fn shares(&self, hosts: Option<u64>, provider: u16) -> bool {
+        !super::pool::keys(self, hosts, provider, None).is_empty()
+    }
+
     /// The policy of that id, or the first.
     pub fn get(&self, id: PolicyId) -> &Policy {
         self.list.get(usize::from(id)).unwrap_or(&self.list[0])

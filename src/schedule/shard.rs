@@ -9,6 +9,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::HashSet;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::connection::{Connections, IDLE};
@@ -17,6 +18,7 @@ use super::ending::Endings;
 use super::entries::{Entries, Record};
 use super::list::List;
 use super::policy::{Policies, Policy};
+use super::pool::{PoolKey, Pools};
 use super::retry::{Retry, ceil_secs, floor_secs};
 use super::throttle::Throttles;
 use super::timers::{NEVER, Timers};
@@ -49,6 +51,11 @@ pub struct Shard {
     pub(super) timers: Timers,
     pub(super) throttles: Throttles,
     pub(super) endings: Endings,
+    pub(super) pools: Pools,
+    /// Pools that others wait for.
+    pub(super) contended: HashSet<PoolKey, foldhash::fast::RandomState>,
+    /// Counts the lives of destinations that share limits.
+    pub(super) serial: u32,
     pub(super) retry: Retry,
     pub(super) policies: Arc<Policies>,
     /// Where finding policies anew has got to in the table of destinations.
@@ -77,6 +84,9 @@ impl Shard {
             timers: Timers::new(),
             throttles: Throttles::new(),
             endings: Endings::new(),
+            pools: Pools::new(config.index, config.shards),
+            contended: HashSet::default(),
+            serial: 0,
             retry: Retry::new(config.jitter_percent, config.seed),
             policies: config.policies,
             policies_from: None,
@@ -134,6 +144,10 @@ impl Shard {
                     self.resume(id, actions);
                 }
             }
+            Event::Resolved { conn, hosts, provider, source } => {
+                self.resolved(conn, (hosts, provider, source), actions);
+            }
+            Event::Pool(message) => self.hear(message, actions),
             Event::Learnt { destination } => {
                 if let Some(id) = self.destinations.find(destination) {
                     self.find_policy(id, actions);
@@ -145,6 +159,7 @@ impl Shard {
                 self.find_policies(actions);
             }
         }
+        self.read_letters(actions);
     }
 
     /// When `Event::Timer` should come next, if anything waits for time; in the past if work is left.
@@ -157,7 +172,11 @@ impl Shard {
             Some(since.saturating_add(self.connection_idle))
         });
         let timer = self.timers.earliest().map(|secs| WallTime::from_secs(secs.into()));
-        idle.chain(timer).chain(self.throttles.earliest()).chain(self.endings.next()).min()
+        idle.chain(timer)
+            .chain(self.throttles.earliest())
+            .chain(self.endings.next())
+            .chain(self.pools.next())
+            .min()
     }
 
     /// The counts, kept as events come: O(1).
@@ -246,6 +265,9 @@ impl Shard {
             self.expire(id, actions);
             None
         } else if self.entries[id].due <= now {
+            if self.destinations.slab[destination as usize].lanes == NIL {
+                self.apply_policy(destination);
+            }
             let lane = self.destinations.lane(destination, self.entries[id].home);
             let weight = |stream| self.policies.weight(stream);
             self.destinations.lanes[lane as usize].ready.push_back(&mut self.entries, id, weight);
@@ -358,6 +380,8 @@ impl Shard {
             self.list(id);
         }
         self.run_endings(actions);
+        self.pools.wake(&self.policies, self.now, actions);
+        self.read_letters(actions);
         self.wake_throttles(actions);
         self.find_policies(actions);
         self.run_agenda(actions);
@@ -384,7 +408,13 @@ impl Shard {
     /// Forgets the destination if nothing is left of it.
     pub(super) fn tidy(&mut self, id: u32) {
         let destination = &self.destinations.slab[id as usize];
-        let idle = destination.lanes == NIL && destination.entries() == 0;
+        let (lanes, empty) = (destination.lanes == NIL, destination.entries() == 0);
+        if lanes && !empty && destination.throttle != NIL {
+            // What waits for its time alone needs no throttle.
+            self.may_forget(id);
+            return;
+        }
+        let idle = lanes && empty;
         if idle && !destination.agenda.listed && !self.held(id) && self.may_forget(id) {
             self.timers.cancel(&mut self.destinations.slab, id);
             self.destinations.remove(id);

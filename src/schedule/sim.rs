@@ -404,7 +404,7 @@ impl World {
 
     fn act(&mut self, action: Action) {
         match action {
-            Action::Connect { home, conn, destination } => {
+            Action::Connect { home, conn, destination, .. } => {
                 let destination = self.names.iter().position(|name| *name == destination).expect("known");
                 self.at_destination[destination] += 1;
                 self.at_home[usize::from(home)] += 1;
@@ -467,6 +467,7 @@ impl World {
                 );
                 assert!(self.warned.insert(entry), "once");
             }
+            Action::Proceed { .. } | Action::Tell { .. } => panic!("nothing is shared here"),
             Action::Adapted { .. } => assert!(self.config.policy.adaptive),
             Action::Fail { entry } => {
                 assert_eq!(self.peers[self.messages[&entry].destination], Peer::Gone);

@@ -17,6 +17,7 @@
 use super::Action;
 use super::connection::State;
 use super::destination::{Queue, Queues, Waiting};
+use super::pool::{PoolKey, Wanted};
 use super::shard::Shard;
 use super::wheel::NIL;
 use crate::limits;
@@ -48,14 +49,17 @@ impl Shard {
     }
 
     /// The lane has more ready mail than the connections being opened for it are expected to take.
-    fn could_use_another(&self, lane: u32) -> bool {
-        let lane = &self.destinations.lanes[lane as usize];
+    fn could_use_another(&self, id: u32) -> bool {
+        let lane = &self.destinations.lanes[id as usize];
         let destination = &self.destinations.slab[lane.destination as usize];
         lane.ready.len > lane.opening * limits::ENTRIES_PER_OPENING
             && lane.defer_left == 0
             && !destination.agenda.fail
             && !self.held(lane.destination)
-            && (destination.throttle == NIL || !self.is_throttled(lane.destination))
+            && (destination.throttle == NIL
+                || !self.is_throttled(lane.destination)
+                    && !self.waits_for_pool(lane.destination)
+                    && !self.waits_for_message(id))
     }
 
     /// Opens what the lane can use and may have; else it queues, or leaves the queue it is in.
@@ -105,8 +109,15 @@ impl Shard {
         let (home, name, of) = (lane.home, destination.name.clone(), lane.destination);
         self.homes[usize::from(home)].used += 1;
         self.count_connection(of);
+        let permit = self.take_permit(of);
         let conn = self.connections.open(id);
-        actions.push(Action::Connect { home, conn, destination: name });
+        let source = permit.as_ref().and_then(|keys| {
+            keys.iter().find_map(|key| if let PoolKey::Source(source) = key { Some(*source) } else { None })
+        });
+        if let Some(place) = self.connections.place(conn) {
+            self.connections.slab[place as usize].permit = permit;
+        }
+        actions.push(Action::Connect { home, conn, destination: name, source });
     }
 
     /// Moves the lane to the end of `queue`, unless it is in it already.
@@ -193,7 +204,8 @@ impl Shard {
         let lane = &self.destinations.lanes[connection.lane as usize];
         let queues = self.both_queues(connection.lane);
         let turn_is_over = lane.active > 1 || connection.carried >= limits::CONNECTION_TURN;
-        turn_is_over && queues.into_iter().any(Queues::starving)
+        self.has_had_its_turn(conn)
+            || turn_is_over && queues.into_iter().any(Queues::starving)
             || !lane.ready.is_urgent() && queues.into_iter().any(Queues::pressing)
     }
 
@@ -216,10 +228,26 @@ impl Shard {
         actions.push(Action::Close { home: lane.home, conn: self.connections.id(conn) });
     }
 
+    /// A connection that is being opened is to go no further.
+    pub(super) fn close_opening(&mut self, conn: u32, actions: &mut Vec<Action>) {
+        let connection = &mut self.connections.slab[conn as usize];
+        debug_assert_eq!(connection.state, State::Opening);
+        connection.state = State::Closing;
+        let lane = &mut self.destinations.lanes[connection.lane as usize];
+        lane.opening -= 1;
+        lane.active -= 1;
+        self.destinations.slab[lane.destination as usize].queues.closing += 1;
+        self.homes[usize::from(lane.home)].queues.closing += 1;
+        actions.push(Action::Close { home: lane.home, conn: self.connections.id(conn) });
+    }
+
     /// The connection is gone: forgets it and passes its slots on.
     pub(super) fn release(&mut self, conn: u32, actions: &mut Vec<Action>) {
         self.stop_asking(conn);
         let connection = self.connections.slab.remove(conn as usize);
+        if let Some(keys) = &connection.permit {
+            self.pools.give_back(keys, Wanted::Connection, actions);
+        }
         let id = connection.lane;
         let lane = &mut self.destinations.lanes[id as usize];
         let (destination_id, home_id) = (lane.destination, lane.home);

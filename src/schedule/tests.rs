@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::limits;
 
+#[path = "tests/shared.rs"]
+mod shared_limits;
 #[path = "tests/limits.rs"]
 mod throttled;
 
@@ -51,6 +53,8 @@ impl Settings {
         Shard::new(ShardConfig {
             seed: self.seed,
             homes: self.homes,
+            index: 0,
+            shards: 1,
             jitter_percent: self.jitter_percent,
             policies: Arc::new(Policies::one(self.policy.clone())),
             window: self.window,

@@ -14,6 +14,7 @@ use super::list::List;
 use super::pace::{Clocked, Pace};
 use super::policy::Policy;
 use super::shard::Shard;
+use super::shared::Shared;
 use super::timers::{NEVER, Timed, Timer, Timers};
 use super::wheel::NIL;
 use crate::clock::WallTime;
@@ -31,6 +32,8 @@ pub(super) struct Throttle {
     /// Lanes with mail and a connection that asks, in the order of their turns.
     pub(super) waiting: List<RATE>,
     pub(super) suspended: Option<Suspended>,
+    /// Its part in limits it shares, once its hosts are known.
+    pub(super) shared: Option<Box<Shared>>,
     /// What its receiver is found to take, if it has refused something of late.
     pub(super) adaptive: Option<Box<Adaptive>>,
 }
@@ -53,6 +56,7 @@ impl Throttle {
             connections: Clocked::default(),
             waiting: List::EMPTY,
             suspended: None,
+            shared: None,
             adaptive: None,
         }
     }
@@ -206,6 +210,13 @@ impl Shard {
         }
     }
 
+    pub(super) fn count_message_of(&mut self, destination: u32) {
+        let at = self.destinations.slab[destination as usize].throttle;
+        if at != NIL {
+            self.throttles.slab[at as usize].count_message(self.now);
+        }
+    }
+
     /// No message may be sent to the destination now, whoever asks.
     pub(super) fn is_throttled(&self, destination: u32) -> bool {
         let at = self.destinations.slab[destination as usize].throttle;
@@ -243,6 +254,9 @@ impl Shard {
     pub(super) fn serve_in_turn(&mut self, lane: u32, actions: &mut Vec<Action>) {
         let destination = self.destinations.lanes[lane as usize].destination;
         let at = self.destinations.slab[destination as usize].throttle;
+        if self.throttles.slab[at as usize].shared.as_ref().is_some_and(|shared| shared.metered) {
+            return self.serve_metered(lane, actions);
+        }
         if !self.throttles.slab[at as usize].has_rate() {
             if !self.is_suspended(destination) {
                 self.serve_all(lane, actions);
@@ -340,7 +354,8 @@ impl Shard {
         self.tidy(destination);
     }
 
-    /// The destination is about to be forgotten: whether its throttle lets it. A rate that has been used
+    /// The destination has no connection and is about to be forgotten, or to be kept without a throttle:
+    /// whether its throttle lets it. A rate that has been used
     /// lately, and a suspension, must be remembered.
     pub(super) fn may_forget(&mut self, destination: u32) -> bool {
         let at = self.destinations.slab[destination as usize].throttle;

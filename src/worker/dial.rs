@@ -42,13 +42,30 @@ fn failed(reply: Reply) -> DialError {
     DialError::Failed { permanent: reply.is_permanent(), reply }
 }
 
-pub async fn dial(worker: &Rc<Worker>, destination: &Domain) -> Result<Dialled, DialError> {
+/// Where a connection may go, before it goes anywhere.
+pub struct Way {
+    targets: Vec<Target>,
+    /// A name for the set of MX hosts; None: a route of the operator's.
+    pub hosts: Option<u64>,
+    /// Whose hosts they are; 0: nobody known.
+    pub provider: u16,
+}
+
+/// Finds the hosts of a destination.
+pub async fn find(worker: &Rc<Worker>, destination: &Domain) -> Result<Way, DialError> {
     let before = worker.shared.providers.get(destination);
-    let (targets, provider) = targets(worker, destination).await?;
+    let way = targets(worker, destination).await?;
+    let provider = way.provider;
     if before != provider && !learn(worker, destination, provider) {
         // Others are on their way already, and how many may be is another question now.
         return Err(DialError::PutOff);
     }
+    Ok(way)
+}
+
+/// Connects to the first of the hosts that lets us.
+pub async fn dial(worker: &Rc<Worker>, destination: &Domain, way: Way) -> Result<Dialled, DialError> {
+    let Way { targets, provider, .. } = way;
     let rules = &worker.live().config.rules;
     let sources = rules.knobs(rules.rule_of(destination), provider).sources;
     let mut last = Reply::local(450, (4, 4, 1), "no host could be reached");
@@ -86,21 +103,23 @@ fn learn(worker: &Rc<Worker>, destination: &Domain, provider: u16) -> bool {
 }
 
 /// Where to connect, in order, and whose hosts these are.
-async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<(Vec<Target>, u16), DialError> {
+async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<Way, DialError> {
     let live = worker.live();
     let config = &live.config;
     let (query, port) = match config.routes.lookup(destination) {
         Route::Fixed(address) => {
-            return Ok((vec![Target { name: format!("[{}]", address.ip()).into(), address }], 0));
+            let targets = vec![Target { name: format!("[{}]", address.ip()).into(), address }];
+            return Ok(Way { targets, hosts: None, provider: 0 });
         }
         Route::Literal(ip) => {
             let host = MxHost { preference: 0, name: destination.clone(), addresses: vec![ip] };
             let targets = plan(worker, &[host], config.mx_port, config.allow_private_mx)?;
-            return Ok((targets, 0));
+            return Ok(Way { targets, hosts: None, provider: 0 });
         }
         Route::Host(name, port) => (Query::Host(name), port),
         Route::Mx(domain) => (Query::Mail(domain), config.mx_port),
     };
+    let is_mx = matches!(query, Query::Mail(_));
     // A host named by the operator may be anywhere; one named by DNS may not.
     let allow_private = config.allow_private_mx || matches!(query, Query::Host(_));
     let (tell, told) = tokio::sync::oneshot::channel();
@@ -123,10 +142,19 @@ async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<(Vec<Targe
                 })
                 .collect();
             let provider = provider_of(&config.rules, &hosts);
-            Ok((plan(worker, &hosts, port, allow_private)?, provider))
+            let site = is_mx.then(|| name_of(&hosts));
+            Ok(Way { targets: plan(worker, &hosts, port, allow_private)?, hosts: site, provider })
         }
         other => Err(failed(other.failure().expect("all but Hosts are failures"))),
     }
+}
+
+/// The set of hosts as a number: the same for all domains whose mail they take.
+fn name_of(hosts: &[MxHost]) -> u64 {
+    let mut names: Vec<&str> = hosts.iter().map(|host| host.name.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    xxhash_rust::xxh3::xxh3_64(names.join(" ").as_bytes())
 }
 
 fn plan(worker: &Worker, hosts: &[MxHost], port: u16, allow_private: bool) -> Result<Vec<Target>, DialError> {

@@ -34,6 +34,8 @@ pub struct Connection {
     inbox: RefCell<VecDeque<Entry>>,
     signal: Signal,
     closing: Cell<bool>,
+    /// The shard lets it go to the hosts that were found.
+    agreed: Cell<bool>,
     draining: Cell<bool>,
     /// Messages started and not yet answered.
     flying: RefCell<Vec<Slot>>,
@@ -48,6 +50,11 @@ impl Connection {
     /// Hands over an entry the shard has granted.
     pub fn give(&self, entry: Entry) {
         self.inbox.borrow_mut().push_back(entry);
+        self.signal.raise();
+    }
+    /// It may go on.
+    pub fn proceed(&self) {
+        self.agreed.set(true);
         self.signal.raise();
     }
     /// No more mail after what it holds.
@@ -95,7 +102,11 @@ async fn run(
     connection: &Rc<Connection>,
 ) -> ShardEvent {
     let dialled = tokio::select! {
-        dialled = dial::dial(worker, destination) => dialled,
+        dialled = reach(worker, shard, conn, destination, connection) => match dialled {
+            Ok(Some(dialled)) => Ok(dialled),
+            Ok(None) => return ShardEvent::Closed { conn },
+            Err(error) => Err(error),
+        },
         // Connecting may take minutes; a stop does not wait for it.
         () = worker.drain_begins() => return ShardEvent::ConnectPutOff { conn },
     };
@@ -130,6 +141,28 @@ async fn run(
             ShardEvent::Closed { conn }
         }
     }
+}
+
+/// Finds the hosts, has the shard agree, and connects. None: the shard has closed the connection instead.
+async fn reach(
+    worker: &Rc<Worker>,
+    shard: u8,
+    conn: ConnId,
+    destination: &Domain,
+    connection: &Rc<Connection>,
+) -> Result<Option<Dialled>, DialError> {
+    let way = dial::find(worker, destination).await?;
+    if worker.live().policies.shares(way.hosts, way.provider) {
+        let (hosts, provider) = (way.hosts, way.provider);
+        worker.tell_shard(shard.into(), ShardEvent::Resolved { conn, hosts, provider });
+        while !connection.agreed.get() {
+            if connection.closing.get() {
+                return Ok(None);
+            }
+            connection.signal.wait().await;
+        }
+    }
+    dial::dial(worker, destination, way).await.map(Some)
 }
 
 /// A message on its way, in one transaction or in several.

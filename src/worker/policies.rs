@@ -24,11 +24,19 @@ pub fn policies(config: &Config, known: &Arc<Providers>) -> Policies {
     Policies {
         list,
         by_name: Arc::new(move |domain| policy_of(&by_name, domain, known.get(domain))),
-        sites: vec![Limits::NONE],
-        providers: vec![Limits::NONE],
+        // Domains that share their MX hosts share what is allowed to one of them; those of a provider that is
+        // known by a section share what the section says.
+        sites: vec![limits_of(&settings)],
+        providers: (0..=provider_count)
+            .map(|provider| if provider == 0 { Limits::NONE } else { limits_of(&rules.knobs(0, provider)) })
+            .collect(),
         sources: Vec::new(),
         streams: Vec::new(),
-        server: Limits::NONE,
+        server: Limits {
+            connections: config.total_connections.unwrap_or(u32::MAX),
+            connection_rate: None,
+            message_rate: config.total_rate,
+        },
     }
 }
 

@@ -15,7 +15,7 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::reply::Reply;
 use crate::ring::MailboxSender;
-use crate::schedule::{Action, ConnId, Entry, Policies, StreamId, Verdict};
+use crate::schedule::{Action, ConnId, Entry, Policies, PoolMessage, StreamId, Verdict};
 
 /// An event for a shard, owned, so that it can cross threads.
 #[derive(Debug)]
@@ -71,6 +71,14 @@ pub enum ShardEvent {
         destination: Domain,
     },
     Policies(Arc<Policies>),
+    /// The hosts of a connection are found.
+    Resolved {
+        conn: ConnId,
+        hosts: Option<u64>,
+        provider: u16,
+    },
+    /// From another shard.
+    Pool(PoolMessage),
     Learnt {
         destination: Domain,
     },

@@ -91,6 +91,10 @@ impl Worker {
             ShardEvent::Resume { destination } => Event::Resume { destination },
             ShardEvent::Policies(policies) => Event::Policies(policies.clone()),
             ShardEvent::Learnt { destination } => Event::Learnt { destination },
+            ShardEvent::Resolved { conn, hosts, provider } => {
+                Event::Resolved { conn: *conn, hosts: *hosts, provider: *provider, source: None }
+            }
+            ShardEvent::Pool(message) => Event::Pool(message.clone()),
         };
         self.decide(event, why);
     }
@@ -106,7 +110,12 @@ impl Worker {
     pub(super) fn carry_out(self: &Rc<Self>, actions: &mut Vec<Action>, why: Option<Arc<Reply>>) {
         for action in actions.drain(..) {
             let Some(home) = home_of(&action) else {
-                self.tell_adapted(action);
+                match action {
+                    Action::Tell { shard, message } => {
+                        self.tell_shard(shard.into(), ShardEvent::Pool(message));
+                    }
+                    other => self.tell_adapted(other),
+                }
                 continue;
             };
             let owner = self.shared.owner_of_home(home);
@@ -136,6 +145,11 @@ impl Worker {
                     None => self.tell_shard(shard.into(), ShardEvent::Returned { conn, entry }),
                 }
             }
+            Action::Proceed { conn, .. } => {
+                if let Some(connection) = home.connections.borrow().get(&(shard, conn)) {
+                    connection.proceed();
+                }
+            }
             Action::Close { conn, .. } => {
                 if let Some(connection) = home.connections.borrow().get(&(shard, conn)) {
                     connection.close();
@@ -147,7 +161,7 @@ impl Worker {
             Action::Taken { entry, tag, waiting } => self.hand_to_order(tag, entry, waiting),
             Action::Expired { entry } => outcome::expire(self, &home, entry),
             // No policy orders a warning, and what is for the record alone has been told.
-            Action::Delayed { .. } | Action::Adapted { .. } => {}
+            Action::Delayed { .. } | Action::Adapted { .. } | Action::Tell { .. } => {}
             Action::Fail { entry } => outcome::fail(self, &home, entry, why.as_deref()),
         }
     }
@@ -206,14 +220,15 @@ fn until(now: WallTime, at: WallTime) -> Duration {
 /// The home an action is for; None: it is for the record alone.
 fn home_of(action: &Action) -> Option<u8> {
     match action {
-        Action::Connect { home, .. } | Action::Deliver { home, .. } | Action::Close { home, .. } => {
-            Some(*home)
-        }
+        Action::Connect { home, .. }
+        | Action::Proceed { home, .. }
+        | Action::Deliver { home, .. }
+        | Action::Close { home, .. } => Some(*home),
         Action::Deferred { entry, .. }
         | Action::Taken { entry, .. }
         | Action::Expired { entry }
         | Action::Delayed { entry }
         | Action::Fail { entry } => Some(entry.home),
-        Action::Adapted { .. } => None,
+        Action::Adapted { .. } | Action::Tell { .. } => None,
     }
 }

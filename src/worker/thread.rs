@@ -202,6 +202,8 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     let mut shard = Shard::new(ShardConfig {
         seed: clock::secret_u64(),
         homes: setup.home_count as u8,
+        index: setup.index as u8,
+        shards: config.workers as u8,
         jitter_percent: limits::RETRY_JITTER_PERCENT,
         policies: setup.shared.policies.clone(),
         window: limits::CONNECTION_WINDOW,

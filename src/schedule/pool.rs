@@ -1,0 +1,323 @@
+//! Limits that many destinations share: of a site, a provider, a source address, the whole server.
+//!
+//! Owns: [`PoolKey`], the pools this shard keeps for all shards, and what is said between the shards
+//! about them. Promises: each pool is counted at one place, so its limits hold exactly whatever shards
+//! and workers its destinations are at; a slot is held from the grant until its connection is closed; a
+//! message is granted one at a time and sent at once, or given back; who waits is served first come,
+//! first served, one connection or message for each request. Must not: know destinations.
+//!
+//! A request names the pools it needs, the narrowest first, and travels from owner to owner; the last
+//! grants it. So a request may hold a place of a narrow pool while it waits for a wide one, never the
+//! other way round, and no two can wait for each other.
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::pace::{Clocked, Pace};
+use super::policy::{Limits, Policies};
+use super::{Action, ConnId};
+use crate::clock::WallTime;
+
+/// What several destinations share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PoolKey {
+    /// A set of MX hosts, by a hash of their names, and its provider (0: none known).
+    Site { hosts: u64, provider: u16 },
+    /// All sites of a provider.
+    Provider(u16),
+    /// A local address, by its place in the configuration.
+    Source(u16),
+    /// Everything.
+    Server,
+}
+
+impl PoolKey {
+    fn limits(self, policies: &Policies) -> Limits {
+        let at = |list: &[Limits], place: u16| list.get(usize::from(place)).copied().unwrap_or_default();
+        match self {
+            PoolKey::Site { provider, .. } => at(&policies.sites, provider),
+            PoolKey::Provider(provider) => at(&policies.providers, provider),
+            PoolKey::Source(source) => at(&policies.sources, source),
+            PoolKey::Server => policies.server,
+        }
+    }
+
+    /// The shard that counts it.
+    fn owner(self, shards: u8) -> u8 {
+        let hash = match self {
+            PoolKey::Site { hosts, .. } => hosts,
+            PoolKey::Provider(n) | PoolKey::Source(n) => u64::from(n),
+            PoolKey::Server => 0,
+        };
+        (hash % u64::from(shards.max(1))) as u8
+    }
+}
+
+/// The pools a connection is in, the narrowest first; those without limits are left out.
+pub(super) fn keys(
+    policies: &Policies,
+    hosts: Option<u64>,
+    provider: u16,
+    source: Option<u16>,
+) -> Arc<[PoolKey]> {
+    let site = hosts.map(|hosts| PoolKey::Site { hosts, provider });
+    let provider = (provider > 0).then_some(PoolKey::Provider(provider));
+    let all = [site, provider, source.map(PoolKey::Source), Some(PoolKey::Server)];
+    all.into_iter().flatten().filter(|key| !key.limits(policies).is_none()).collect()
+}
+
+/// Whether messages over a connection in these pools are granted one by one.
+pub(super) fn is_metered(policies: &Policies, keys: &[PoolKey]) -> bool {
+    keys.iter().any(|key| key.limits(policies).message_rate.is_some())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Connection,
+    Message,
+}
+
+/// A request on its way through the pools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub(super) shard: u8,
+    pub(super) wanted: Wanted,
+    pub(super) conn: ConnId,
+    /// The destination it is for, and which of that place's lives.
+    pub(super) destination: u32,
+    pub(super) serial: u32,
+    keys: Arc<[PoolKey]>,
+    at: u8,
+}
+
+impl Request {
+    pub(super) fn keys(&self) -> &Arc<[PoolKey]> {
+        &self.keys
+    }
+}
+
+/// What shards say to each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PoolMessage {
+    /// To the owner of the next pool.
+    Ask(Request),
+    /// To the asker: all pools have granted it.
+    Granted(Request),
+    /// To the asker of a connection: it has to wait.
+    Waits(Request),
+    /// To the owner: the connection is closed, or the message was not sent.
+    Back(PoolKey, Wanted),
+    /// To all: others wait for a connection of the pool, or no longer.
+    Contended(PoolKey, bool),
+}
+
+#[derive(Debug)]
+struct Pool {
+    used: u32,
+    connections: Clocked,
+    messages: Clocked,
+    waiting: VecDeque<Request>,
+    metered: VecDeque<Request>,
+    /// It is in the heap of those that wake.
+    wakes: bool,
+}
+
+impl Pool {
+    const EMPTY: Pool = Pool {
+        used: 0,
+        connections: Clocked::NEW,
+        messages: Clocked::NEW,
+        waiting: VecDeque::new(),
+        metered: VecDeque::new(),
+        wakes: false,
+    };
+}
+
+/// The pools this shard keeps.
+#[derive(Debug)]
+pub(super) struct Pools {
+    index: u8,
+    shards: u8,
+    pools: HashMap<PoolKey, Pool, foldhash::fast::RandomState>,
+    /// When pools that wait for time are to be looked at.
+    wakes: BinaryHeap<Reverse<(WallTime, PoolKey)>>,
+    /// Said to this shard itself and not heard yet.
+    pub(super) letters: VecDeque<PoolMessage>,
+}
+
+impl Pools {
+    pub(super) fn new(index: u8, shards: u8) -> Pools {
+        Pools { index, shards, pools: HashMap::default(), wakes: BinaryHeap::new(), letters: VecDeque::new() }
+    }
+
+    pub(super) fn next(&self) -> Option<WallTime> {
+        self.wakes.peek().map(|Reverse((at, _))| *at)
+    }
+
+    fn say(&mut self, to: u8, message: PoolMessage, actions: &mut Vec<Action>) {
+        if to == self.index {
+            self.letters.push_back(message);
+        } else {
+            actions.push(Action::Tell { shard: to, message });
+        }
+    }
+
+    pub(super) fn ask(
+        &mut self,
+        (wanted, conn): (Wanted, ConnId),
+        (destination, serial): (u32, u32),
+        keys: Arc<[PoolKey]>,
+        actions: &mut Vec<Action>,
+    ) {
+        let to = keys[0].owner(self.shards);
+        let request = Request { shard: self.index, wanted, conn, destination, serial, keys, at: 0 };
+        self.say(to, PoolMessage::Ask(request), actions);
+    }
+
+    pub(super) fn give_back(&mut self, keys: &[PoolKey], wanted: Wanted, actions: &mut Vec<Action>) {
+        for key in keys {
+            self.say(key.owner(self.shards), PoolMessage::Back(*key, wanted), actions);
+        }
+    }
+
+    /// A request has come to a pool of this shard.
+    pub(super) fn asked(
+        &mut self,
+        policies: &Policies,
+        now: WallTime,
+        request: Request,
+        actions: &mut Vec<Action>,
+    ) {
+        let key = request.keys[usize::from(request.at)];
+        let pool = self.pools.entry(key).or_insert(Pool::EMPTY);
+        let queue = match request.wanted {
+            Wanted::Connection => &mut pool.waiting,
+            Wanted::Message => &mut pool.metered,
+        };
+        queue.push_back(request.clone());
+        let first = queue.len() == 1;
+        self.pump(policies, now, key, actions);
+        let waits = self.pools.get(&key).is_some_and(|p| p.waiting.back() == Some(&request));
+        if waits {
+            self.say(request.shard, PoolMessage::Waits(request), actions);
+            if first {
+                self.tell_contended(key, true, actions);
+            }
+        }
+    }
+
+    pub(super) fn came_back(
+        &mut self,
+        policies: &Policies,
+        now: WallTime,
+        (key, wanted): (PoolKey, Wanted),
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(pool) = self.pools.get_mut(&key) else { return };
+        match wanted {
+            Wanted::Connection => pool.used = pool.used.saturating_sub(1),
+            Wanted::Message => {
+                if let Some(rate) = key.limits(policies).message_rate {
+                    pool.messages.give_back(Pace::new(rate));
+                }
+            }
+        }
+        self.pump(policies, now, key, actions);
+    }
+
+    /// The pools whose time has come.
+    pub(super) fn wake(&mut self, policies: &Policies, now: WallTime, actions: &mut Vec<Action>) {
+        while let Some(Reverse((at, key))) = self.wakes.peek().copied()
+            && at <= now
+        {
+            self.wakes.pop();
+            if let Some(pool) = self.pools.get_mut(&key) {
+                pool.wakes = false;
+            }
+            self.pump(policies, now, key, actions);
+        }
+    }
+
+    /// Grants what the pool has to give, in the order it was asked for; what is left wakes in time.
+    fn pump(&mut self, policies: &Policies, now: WallTime, key: PoolKey, actions: &mut Vec<Action>) {
+        let limits = key.limits(policies);
+        let connection_pace = limits.connection_rate.map(Pace::new);
+        let message_pace = limits.message_rate.map(Pace::new);
+        let Some(pool) = self.pools.get_mut(&key) else { return };
+        let (waited, mut granted) = (!pool.waiting.is_empty(), Vec::new());
+        while !pool.waiting.is_empty()
+            && pool.used < limits.connections.max(1)
+            && connection_pace.is_none_or(|pace| pool.connections.is_ready(pace, now))
+        {
+            pool.used += 1;
+            if let Some(pace) = connection_pace {
+                pool.connections.take(pace, now);
+            }
+            granted.extend(pool.waiting.pop_front());
+        }
+        while !pool.metered.is_empty() && message_pace.is_none_or(|pace| pool.messages.is_ready(pace, now)) {
+            if let Some(pace) = message_pace {
+                pool.messages.take(pace, now);
+            }
+            granted.extend(pool.metered.pop_front());
+        }
+        let relaxed = waited && pool.waiting.is_empty();
+        self.set_wake(now, key, connection_pace, message_pace);
+        for request in granted {
+            self.pass_on(request, actions);
+        }
+        if relaxed {
+            self.tell_contended(key, false, actions);
+        }
+    }
+
+    /// Puts the pool among those that wake if it waits for time; forgets one that nothing depends on.
+    fn set_wake(&mut self, now: WallTime, key: PoolKey, connection: Option<Pace>, message: Option<Pace>) {
+        let Some(pool) = self.pools.get_mut(&key) else { return };
+        let ready = |clocked: Clocked, pace: Option<Pace>| pace.map(|pace| clocked.ready_at(pace));
+        let idle = pool.used == 0 && pool.waiting.is_empty() && pool.metered.is_empty();
+        let at = if idle {
+            let rested = pool.connections.rested_at().max(pool.messages.rested_at());
+            if rested <= now {
+                self.pools.remove(&key);
+                return;
+            }
+            Some(rested)
+        } else {
+            let slot = if pool.waiting.is_empty() { None } else { ready(pool.connections, connection) };
+            let mail = if pool.metered.is_empty() { None } else { ready(pool.messages, message) };
+            slot.into_iter().chain(mail).filter(|at| *at > now).min()
+        };
+        if let Some(at) = at
+            && !pool.wakes
+        {
+            pool.wakes = true;
+            self.wakes.push(Reverse((at, key)));
+        }
+    }
+
+    /// To the next pool, or back to who asked.
+    fn pass_on(&mut self, mut request: Request, actions: &mut Vec<Action>) {
+        request.at += 1;
+        match request.keys.get(usize::from(request.at)) {
+            Some(key) => {
+                let to = key.owner(self.shards);
+                self.say(to, PoolMessage::Ask(request), actions);
+            }
+            None => self.say(request.shard, PoolMessage::Granted(request), actions),
+        }
+    }
+
+    fn tell_contended(&mut self, key: PoolKey, contended: bool, actions: &mut Vec<Action>) {
+        for shard in 0..self.shards.max(1) {
+            self.say(shard, PoolMessage::Contended(key, contended), actions);
+        }
+    }
+
+    /// What a pool of this shard holds, for `why`: connections in use and requests that wait.
+    pub(super) fn describe(&self, key: PoolKey) -> Option<(u32, usize)> {
+        self.pools.get(&key).map(|pool| (pool.used, pool.waiting.len() + pool.metered.len()))
+    }
+}

@@ -1,0 +1,255 @@
+//! A destination's part in the limits it shares with others.
+//!
+//! Owns: which pools a connection is in, asking for them, and giving them back. Promises: no connection
+//! goes beyond the lookup of its hosts without a permit of every pool it is in, and its permit goes back
+//! when its close is confirmed; a destination that has to wait for a pool asks once and opens nothing
+//! meanwhile; where others wait, a connection gives way after `limits::CONNECTION_TURN` messages, and at
+//! once when it has nothing to do. Must not: count a pool (that is `pool`).
+use std::sync::Arc;
+
+use super::connection::State;
+use super::pool::{self, PoolKey, PoolMessage, Request, Wanted};
+use super::shard::Shard;
+use super::wheel::NIL;
+use super::{Action, ConnId};
+use crate::limits;
+
+/// Kept for a destination that shares limits.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Tells this life of the destination from others at the same place of the table.
+    serial: u32,
+    /// A connection was asked for and is not granted yet: only one is at a time.
+    asks: bool,
+    /// It has to wait, in one of these pools.
+    pub(super) waits_for: Option<Arc<[PoolKey]>>,
+    /// Granted, for the next connection.
+    permit: Option<Arc<[PoolKey]>>,
+    /// Messages are granted one by one.
+    pub(super) metered: bool,
+}
+
+impl Shard {
+    /// The hosts of a connection that is being opened are known: it goes on, or closes and waits.
+    pub(super) fn resolved(
+        &mut self,
+        conn: ConnId,
+        (hosts, provider, source): (Option<u64>, u16, Option<u16>),
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(place) = self.connections.place(conn) else { return };
+        if self.connections.slab[place as usize].state != State::Opening {
+            return;
+        }
+        let keys = pool::keys(&self.policies, hosts, provider, source);
+        let permit = self.connections.slab[place as usize].permit.take();
+        if permit.as_ref() == Some(&keys) || keys.is_empty() {
+            if let Some(other) = permit.as_ref().filter(|permit| **permit != keys) {
+                self.pools.give_back(other, Wanted::Connection, actions);
+            }
+            self.connections.slab[place as usize].permit = Some(keys);
+            return self.proceed(place, actions);
+        }
+        if let Some(other) = permit {
+            self.pools.give_back(&other, Wanted::Connection, actions);
+        }
+        let destination = self.destination_of(place);
+        let metered = pool::is_metered(&self.policies, &keys);
+        let shared = self.shared_of(destination);
+        shared.metered |= metered;
+        let serial = shared.serial;
+        if std::mem::replace(&mut shared.asks, true) {
+            // Another has just asked; this one is not needed before that is granted.
+            return self.close_opening(place, actions);
+        }
+        self.pools.ask((Wanted::Connection, conn), (destination, serial), keys, actions);
+    }
+
+    fn shared_of(&mut self, destination: u32) -> &mut Shared {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        self.throttle_of(destination).shared.get_or_insert_with(|| {
+            Box::new(Shared { serial, asks: false, waits_for: None, permit: None, metered: false })
+        })
+    }
+
+    fn shared(&mut self, destination: u32) -> Option<&mut Shared> {
+        let at = self.destinations.slab.get(destination as usize)?.throttle;
+        if at == NIL { None } else { self.throttles.slab[at as usize].shared.as_deref_mut() }
+    }
+
+    fn proceed(&mut self, place: u32, actions: &mut Vec<Action>) {
+        let home = self.destinations.lanes[self.connections.slab[place as usize].lane as usize].home;
+        actions.push(Action::Proceed { home, conn: self.connections.id(place) });
+    }
+
+    /// The permit that waits for the next connection of the destination.
+    pub(super) fn take_permit(&mut self, destination: u32) -> Option<Arc<[PoolKey]>> {
+        self.shared(destination)?.permit.take()
+    }
+
+    /// The lane's messages are granted one by one, and it has a connection that waits for one.
+    pub(super) fn waits_for_message(&self, lane: u32) -> bool {
+        let lane = &self.destinations.lanes[lane as usize];
+        let at = self.destinations.slab[lane.destination as usize].throttle;
+        let metered = |at: u32| self.throttles.slab[at as usize].shared.as_ref().is_some_and(|s| s.metered);
+        let idle = |conn: u32| self.connections.slab[conn as usize].held == 0;
+        at != NIL && metered(at) && lane.asking.front().is_some_and(idle)
+    }
+
+    /// A pool has not answered yet, or keeps the destination waiting: it opens nothing.
+    pub(super) fn waits_for_pool(&self, destination: u32) -> bool {
+        let at = self.destinations.slab[destination as usize].throttle;
+        at != NIL && self.throttles.slab[at as usize].shared.as_ref().is_some_and(|s| s.asks)
+    }
+
+    /// Works off what this shard has said to itself.
+    pub(super) fn read_letters(&mut self, actions: &mut Vec<Action>) {
+        while let Some(message) = self.pools.letters.pop_front() {
+            self.hear(message, actions);
+        }
+    }
+
+    pub(super) fn hear(&mut self, message: PoolMessage, actions: &mut Vec<Action>) {
+        let now = self.now;
+        match message {
+            PoolMessage::Ask(request) => self.pools.asked(&self.policies, now, request, actions),
+            PoolMessage::Back(key, wanted) => {
+                self.pools.came_back(&self.policies, now, (key, wanted), actions);
+            }
+            PoolMessage::Contended(key, true) => {
+                self.contended.insert(key);
+                self.make_way(key, actions);
+            }
+            PoolMessage::Contended(key, false) => {
+                self.contended.remove(&key);
+            }
+            PoolMessage::Waits(request) => self.wait_for_pool(request, actions),
+            PoolMessage::Granted(request) => match request.wanted {
+                Wanted::Connection => self.granted_connection(&request, actions),
+                Wanted::Message => self.granted_message(&request, actions),
+            },
+        }
+    }
+
+    /// Connections in the pool that have nothing to do are closed, for those who wait.
+    fn make_way(&mut self, key: PoolKey, actions: &mut Vec<Action>) {
+        for home in 0..self.homes.len() {
+            for conn in self.homes[home].idle.members(&mut self.connections.slab) {
+                let connection = &self.connections.slab[conn as usize];
+                let in_it = connection.permit.as_ref().is_some_and(|keys| keys.contains(&key));
+                if in_it && !self.has_mail(connection.lane) {
+                    self.close(conn, actions);
+                }
+            }
+        }
+    }
+
+    /// The request stays in the pool's queue; its connection does not wait with it.
+    fn wait_for_pool(&mut self, request: Request, actions: &mut Vec<Action>) {
+        let Some(shared) = self.shared(request.destination).filter(|s| s.serial == request.serial) else {
+            return;
+        };
+        shared.waits_for = Some(request.keys().clone());
+        if let Some(place) = self.connections.place(request.conn)
+            && self.connections.slab[place as usize].state == State::Opening
+        {
+            self.close_opening(place, actions);
+        }
+        let lanes: Vec<u32> = self.destinations.lanes_of(request.destination).collect();
+        for lane in lanes {
+            self.set_queue(lane, super::destination::Queue::None);
+        }
+    }
+
+    fn granted_connection(&mut self, request: &Request, actions: &mut Vec<Action>) {
+        let destination = request.destination;
+        let Some(shared) = self.shared(destination).filter(|s| s.serial == request.serial) else {
+            return self.pools.give_back(request.keys(), Wanted::Connection, actions);
+        };
+        (shared.asks, shared.waits_for) = (false, None);
+        let opening = self
+            .connections
+            .place(request.conn)
+            .filter(|place| self.connections.slab[*place as usize].state == State::Opening);
+        if let Some(place) = opening {
+            self.connections.slab[place as usize].permit = Some(request.keys().clone());
+            self.proceed(place, actions);
+        } else if let Some(shared) = self.shared(destination) {
+            shared.permit = Some(request.keys().clone());
+        }
+        self.seek_all(destination, actions);
+        // Nobody wants it any more.
+        if let Some(keys) = self.take_permit(destination) {
+            self.pools.give_back(&keys, Wanted::Connection, actions);
+        }
+        self.rearm(destination);
+        self.tidy(destination);
+    }
+
+    /// Asks for a message for each connection of the lane that could send one.
+    pub(super) fn serve_metered(&mut self, lane: u32, actions: &mut Vec<Action>) {
+        let of = self.destinations.lanes[lane as usize].destination;
+        if self.is_throttled(of) {
+            return self.wake_when_due(of);
+        }
+        let mut left = self.destinations.lanes[lane as usize].ready.len;
+        let asking = self.destinations.lanes[lane as usize].asking.members(&mut self.connections.slab);
+        for conn in asking {
+            let connection = &mut self.connections.slab[conn as usize];
+            if left == 0 {
+                return;
+            }
+            left -= 1;
+            if connection.held > 0 || std::mem::replace(&mut connection.asked, true) {
+                continue;
+            }
+            let keys = connection.permit.clone().unwrap_or_else(|| [].into());
+            let metered: Arc<[PoolKey]> =
+                keys.iter().filter(|key| pool::is_metered(&self.policies, &[**key])).copied().collect();
+            let id = self.connections.id(conn);
+            if metered.is_empty() {
+                self.send_one(conn, actions);
+            } else {
+                self.pools.ask((Wanted::Message, id), (of, 0), metered, actions);
+            }
+        }
+    }
+
+    fn granted_message(&mut self, request: &Request, actions: &mut Vec<Action>) {
+        let used = self.connections.place(request.conn).is_some_and(|conn| self.send_one(conn, actions));
+        if !used {
+            self.pools.give_back(request.keys(), Wanted::Message, actions);
+        }
+    }
+
+    /// Sends one message over a connection that holds none, if there is one and it may go now.
+    fn send_one(&mut self, conn: u32, actions: &mut Vec<Action>) -> bool {
+        let connection = &mut self.connections.slab[conn as usize];
+        connection.asked = false;
+        let (lane, ready) = (connection.lane, connection.room > 0 && connection.held == 0);
+        let destination = self.destinations.lanes[lane as usize].destination;
+        if !ready || self.is_throttled(destination) {
+            return false;
+        }
+        let Some(entry) = self.pop_live(lane, actions) else { return false };
+        self.count_message_of(destination);
+        self.deliver(conn, entry, actions);
+        self.stand_back(conn);
+        true
+    }
+
+    /// Others wait for a pool that the connection is in.
+    pub(super) fn is_in_the_way(&self, conn: u32) -> bool {
+        !self.contended.is_empty()
+            && self.connections.slab[conn as usize]
+                .permit
+                .as_ref()
+                .is_some_and(|keys| keys.iter().any(|key| self.contended.contains(key)))
+    }
+
+    /// The same, and it has had its turn.
+    pub(super) fn has_had_its_turn(&self, conn: u32) -> bool {
+        self.connections.slab[conn as usize].carried >= limits::CONNECTION_TURN && self.is_in_the_way(conn)
+    }
+}
