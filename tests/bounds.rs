@@ -124,7 +124,8 @@ fn a_spool_short_of_room_says_so_at_mail() {
     // Nobody takes the mail until the operator says so.
     let route = peer.route();
     let shared =
-        ["--workers", "1", "--segment-size", "1MiB", "--spool-limit", "8MiB", "--retry-schedule", "1h"];
+        ["--workers", "1", "--segment-size", "1MiB", "--spool-limit", "8MiB", "--max-message-size", "4MiB"];
+    let shared = [&shared[..], &["--retry-schedule", "1h"]].concat();
     let server = Server::start(dir.path(), &[&shared[..], &["--route", "*=127.0.0.1:9"]].concat());
     let mut client = Client::connect(server.addr);
     let body = format!("Subject: x\r\n\r\n{}", "0123456789\r\n".repeat(8000));
@@ -147,7 +148,7 @@ fn a_spool_short_of_room_says_so_at_mail() {
     let server = Server::start(dir.path(), &[&shared[..], &["--route", &route]].concat());
     let mut client = Client::connect(server.addr);
     client.ask("EHLO client.test");
-    let said = client.ask("MAIL FROM:<a@sender.test> SIZE=7000000");
+    let said = client.ask("MAIL FROM:<a@sender.test> SIZE=4000000");
     assert!(said.starts_with("452 4.3.1 "), "declared, and too much for what is left: {said}");
     let spool = dir.path().to_str().expect("text");
     assert!(run(&["queue", "retry", "--all", "--spool", spool]).0.success());
