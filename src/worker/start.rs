@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::doors::{Doors, Files, Service};
 use super::gate::Gate;
@@ -52,6 +53,7 @@ pub fn serve(config: Config, reread: &Reread) -> anyhow::Result<()> {
     let spool = SpoolDir::open(&config.spool)?;
     let suspensions = Arc::new(Suspensions::open(&config.spool)?);
     let homes = plan_homes(&spool, config.workers)?;
+    let mut signals = Signals::new()?;
     let (events, events_thread) = match &config.event_log {
         Some(path) => {
             let (sender, thread) = events::start(path)?;
@@ -77,6 +79,7 @@ pub fn serve(config: Config, reread: &Reread) -> anyhow::Result<()> {
     let handle = Arc::new(Handle::new(shared.clone(), started.senders.clone(), suspensions));
     let control = control::start(control_config, handle.clone())?;
     started.wait_until_recovered()?;
+    signals.take_stops()?;
     for (service, address) in &listeners.addresses {
         match service {
             Service::Smtp => eprintln!("listening on {address}"),
@@ -92,7 +95,7 @@ pub fn serve(config: Config, reread: &Reread) -> anyhow::Result<()> {
     handle.set_ready(true);
     let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
-    wait_for_stop(&started, &shared, reread)?;
+    signals.wait_for_stop(&started, &shared, reread)?;
     handle.set_ready(false);
     let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Stopping]);
     started.join()?;
@@ -350,53 +353,77 @@ fn start_workers(
     Ok(Started { threads, senders, recovered })
 }
 
-/// Waits for a signal to stop and sees the stop through: the first SIGTERM or SIGINT drains, a second
-/// one stops at once. SIGHUP reads certificates, users and the configuration again.
-fn wait_for_stop(started: &Started, shared: &Arc<Shared>, reread: &Reread) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hangup = signal(SignalKind::hangup())?;
-        let mut watchdog = tokio::time::interval(limits::WATCHDOG_PERIOD);
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hangup.recv() => {
-                    reload_doors(shared);
-                    live::reload(shared, &started.senders, reread);
-                }
-                _ = watchdog.tick() => {
-                    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
-                    if started.threads.iter().any(|t| t.is_finished()) {
-                        bail!("a worker thread has ended by itself");
+/// The signals that a server obeys, and the runtime that hears them.
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    hangup: Signal,
+    /// SIGTERM and SIGINT; before the server is ready they end the process at once.
+    stops: Option<(Signal, Signal)>,
+}
+
+impl Signals {
+    /// From here on SIGHUP waits for the server to be ready.
+    fn new() -> anyhow::Result<Signals> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let hangup = {
+            let _inside = runtime.enter();
+            signal(SignalKind::hangup())?
+        };
+        Ok(Signals { runtime, hangup, stops: None })
+    }
+
+    /// From here on SIGTERM and SIGINT drain.
+    fn take_stops(&mut self) -> anyhow::Result<()> {
+        let _inside = self.runtime.enter();
+        self.stops = Some((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
+        Ok(())
+    }
+
+    /// Waits for a signal to stop and sees the stop through: the first SIGTERM or SIGINT drains, a second
+    /// one stops at once. SIGHUP reads certificates, users and the configuration again.
+    fn wait_for_stop(self, started: &Started, shared: &Arc<Shared>, reread: &Reread) -> anyhow::Result<()> {
+        let Signals { runtime, mut hangup, stops } = self;
+        let (mut terminate, mut interrupt) = stops.expect("taken before the server was ready");
+        runtime.block_on(async {
+            let mut watchdog = tokio::time::interval(limits::WATCHDOG_PERIOD);
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => break,
+                    _ = interrupt.recv() => break,
+                    _ = hangup.recv() => {
+                        reload_doors(shared);
+                        live::reload(shared, &started.senders, reread);
+                    }
+                    _ = watchdog.tick() => {
+                        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
+                        if started.threads.iter().any(|t| t.is_finished()) {
+                            bail!("a worker thread has ended by itself");
+                        }
                     }
                 }
             }
-        }
-        eprintln!("stopping: finishing what is in flight (a second signal stops at once)");
-        started.tell_all(|| Post::Drain);
-        let all_ended = async {
-            while !started.threads.iter().all(|t| t.is_finished()) {
-                tokio::time::sleep(limits::DRAIN_POLL).await;
+            eprintln!("stopping: finishing what is in flight (a second signal stops at once)");
+            started.tell_all(|| Post::Drain);
+            let all_ended = async {
+                while !started.threads.iter().all(|t| t.is_finished()) {
+                    tokio::time::sleep(limits::DRAIN_POLL).await;
+                }
+            };
+            tokio::pin!(all_ended);
+            tokio::select! {
+                () = &mut all_ended => return Ok(()),
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                // The workers keep the grace themselves; this is for one that does not.
+                () = tokio::time::sleep(shared.config.shutdown_grace + limits::DRAIN_OVERTIME) => {
+                    bail!("the workers did not stop within --shutdown-grace; what is queued is safe in the spool");
+                }
             }
-        };
-        tokio::pin!(all_ended);
-        tokio::select! {
-            () = &mut all_ended => return Ok(()),
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            // The workers keep the grace themselves; this is for one that does not.
-            () = tokio::time::sleep(shared.config.shutdown_grace + limits::DRAIN_OVERTIME) => {
-                bail!("the workers did not stop within --shutdown-grace; what is queued is safe in the spool");
+            started.tell_all(|| Post::Stop);
+            if tokio::time::timeout(limits::STOP_WAIT, all_ended).await.is_err() {
+                bail!("a worker does not answer; what is queued is safe in the spool");
             }
-        }
-        started.tell_all(|| Post::Stop);
-        if tokio::time::timeout(limits::STOP_WAIT, all_ended).await.is_err() {
-            bail!("a worker does not answer; what is queued is safe in the spool");
-        }
-        Ok(())
-    })
+            Ok(())
+        })
+    }
 }
