@@ -19,7 +19,7 @@ use driver::{Disk, Driver, address, config, envelope};
 use ringpost::clock::{Rng, WallTime};
 use ringpost::limits;
 use ringpost::mail::reply::Reply;
-use ringpost::spool::{FileIndex, NewMessage, Outcome};
+use ringpost::spool::{FileIndex, NewMessage, Outcome, Tries};
 use ringpost::worker::spool_dir::{SpoolDir, segment_path};
 
 #[global_allocator]
@@ -98,7 +98,7 @@ fn fill(driver: &mut Driver<Directory>, args: &Args, messages: u64, number: u16)
         let mut outcome = |recipient| {
             let wait = 60 * args.due_minutes + rng.below(60 * args.due_minutes + 1);
             let next = now.saturating_add(Duration::from_secs(wait));
-            (recipient, Outcome::Deferred { attempts: 1, next, reply: reply.clone() })
+            (recipient, Outcome::Deferred { tries: Tries::new(1, false), next, reply: reply.clone() })
         };
         let outcomes: Vec<_> = (0..envelope.recipients.len() as u16).map(&mut outcome).collect();
         driver.insist(|log| log.append_outcomes(slot, &outcomes, now));

@@ -59,6 +59,7 @@ fn enqueue(shard: &mut Shard, destination: &Domain, slot: u32, due: WallTime, ac
         stream: StreamId::default(),
         recipients: 1,
         attempts: 0,
+        told: false,
         received_at: NOW,
         due,
     };

@@ -17,7 +17,7 @@ use std::time::Instant;
 use driver::{Driver, InMemory, address, config, envelope};
 use ringpost::clock::WallTime;
 use ringpost::mail::reply::Reply;
-use ringpost::spool::{NewMessage, Outcome, Slot, SpoolIdentity};
+use ringpost::spool::{NewMessage, Outcome, Slot, SpoolIdentity, Tries};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -48,7 +48,7 @@ fn run(percent: u64) -> Measured {
     let body = vec![b'x'; BODY_BYTES];
     let reply = Reply { code: 250, enhanced: None, text: "0123456789ab queued".into() };
     let delivered = [(0, Outcome::Delivered(reply.clone()))];
-    let deferred = [(0, Outcome::Deferred { attempts: 1, next: NOW, reply })];
+    let deferred = [(0, Outcome::Deferred { tries: Tries::new(1, false), next: NOW, reply })];
     let mut waiting: VecDeque<(u64, Slot)> = VecDeque::new();
     let mut fresh: Vec<(u64, Slot)> = Vec::new();
     let (mut highest, mut sum, mut samples) = (0.0f64, 0.0, 0u64);

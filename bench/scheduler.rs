@@ -78,6 +78,7 @@ impl Driver {
             stream: StreamId::default(),
             recipients: 1,
             attempts: 0,
+            told: false,
             received_at: NOW,
             due,
         };

@@ -219,6 +219,9 @@ pub const SCHEDULE_TIMER_BATCH: u32 = 4096;
 pub const ENDINGS_PER_SECOND: u32 = 2000;
 /// Of them at once.
 pub const ENDINGS_BURST: u32 = 100;
+/// Entries of which one shard says in a second that they are late: each may be a report. What finds no room
+/// is told of at its next attempt.
+pub const WARNINGS_PER_SECOND: u32 = 1000;
 /// Deferred entries that one shard makes due in a second when an operator asks for a retry.
 pub const FLUSHES_PER_SECOND: u32 = 50_000;
 /// Ready entries that wait for a connection are looked over for expiry at most this often in the
@@ -462,6 +465,9 @@ pub const DEFAULT_SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 pub const RETRY_JITTER_PERCENT: u8 = 10;
 /// Age at which undelivered mail is returned by default (`--max-age`; RFC 5321 §4.5.4.1: 4–5 days).
 pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(5 * 24 * 3600);
+/// Age at which the sender of undelivered mail is told of it (`--delay-warning`): long enough for what most
+/// greylisting and most outages take, within a working day.
+pub const DEFAULT_DELAY_WARNING: Duration = Duration::from_secs(4 * 3600);
 /// Largest `--max-age`.
 pub const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Largest `--shutdown-grace`: a stop that takes longer is a hang.

@@ -19,6 +19,8 @@ pub struct Knobs {
     pub recipients_per_message: Option<u16>,
     pub retry_schedule: Option<Vec<Duration>>,
     pub max_age: Option<Duration>,
+    /// Zero: never.
+    pub delay_warning: Option<Duration>,
     /// Local addresses to deliver from: some of `--source`.
     pub sources: Option<Vec<IpAddr>>,
 }
@@ -57,7 +59,7 @@ fn addresses(text: &str) -> Parsed<Vec<IpAddr>> {
 }
 
 /// Every key, in the order in which they are shown.
-pub static KEYS: [Key; 8] = [
+pub static KEYS: [Key; 9] = [
     Key {
         name: "connections",
         scope: Scope::Provider,
@@ -118,6 +120,19 @@ pub static KEYS: [Key; 8] = [
         show: |knobs| knobs.max_age.map(show_duration),
     },
     Key {
+        name: "delay-warning",
+        scope: Scope::Provider,
+        set: |knobs, text| {
+            let age = grammar::duration(text)?;
+            if age > limits::MAX_AGE {
+                return Err(format!("is out of range: write 0 to {}", show_duration(limits::MAX_AGE)));
+            }
+            knobs.delay_warning = Some(age);
+            Ok(())
+        },
+        show: |knobs| knobs.delay_warning.map(show_duration),
+    },
+    Key {
         name: "source",
         scope: Scope::Provider,
         set: |knobs, text| addresses(text).map(|list| knobs.sources = Some(list)),
@@ -165,6 +180,7 @@ impl Knobs {
             recipients_per_message: self.recipients_per_message.or(below.recipients_per_message),
             retry_schedule: self.retry_schedule.or(below.retry_schedule),
             max_age: self.max_age.or(below.max_age),
+            delay_warning: self.delay_warning.or(below.delay_warning),
             sources: self.sources.or(below.sources),
         }
     }
@@ -174,7 +190,7 @@ impl Knobs {
 mod tests {
     use super::*;
 
-    const GOOD: [(&str, &str); 8] = [
+    const GOOD: [(&str, &str); 9] = [
         ("connections", "20"),
         ("connection-rate", "10/s"),
         ("message-rate", "5000/h"),
@@ -182,6 +198,7 @@ mod tests {
         ("recipients-per-message", "65535"),
         ("retry-schedule", "1m,5m,2h"),
         ("max-age", "2d"),
+        ("delay-warning", "90m"),
         ("source", "192.0.2.1,2001:db8::1"),
     ];
 
@@ -211,6 +228,8 @@ mod tests {
             ("retry-schedule", "0s"),
             ("max-age", "0"),
             ("max-age", "1000d"),
+            ("delay-warning", "1000d"),
+            ("delay-warning", "soon"),
             ("source", ""),
             ("source", "192.0.2.1;192.0.2.2"),
         ] {

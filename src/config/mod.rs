@@ -148,6 +148,8 @@ pub struct Config {
     /// Streams whose mail is urgent.
     pub transactional_streams: Vec<String>,
     pub max_age: Duration,
+    /// Zero: senders are not told of delays.
+    pub delay_warning: Duration,
     /// What the sections of the file say of destinations and providers.
     pub rules: Rules,
     /// Empty: the kernel picks the address, and the EHLO name is `hostname`.
@@ -171,6 +173,7 @@ impl Config {
             recipients_per_message: Some(self.recipients_per_message),
             retry_schedule: Some(self.retry_schedule.clone()),
             max_age: Some(self.max_age),
+            delay_warning: Some(self.delay_warning),
             ..Knobs::default()
         }
     }

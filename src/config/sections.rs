@@ -260,6 +260,11 @@ impl Rules {
                     "{section}: nothing is tried twice: max-age is over before the first retry"
                 ));
             }
+            if let (Some(warning), Some(age)) = (knobs.delay_warning, whole.max_age)
+                && warning >= age
+            {
+                warnings.push(format!("{section}: delay-warning has no effect: max-age is over before it"));
+            }
         }
         warnings
     }

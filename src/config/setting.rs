@@ -299,6 +299,12 @@ pub static SETTINGS: &[Setting] = &[
         "Stream whose mail goes before that of the others, as password resets do before a campaign",
     ),
     one("max-age", "TIME", Text(&["5d"]), "Age at which undelivered mail is returned to its sender"),
+    one(
+        "delay-warning",
+        "TIME",
+        Text(&["4h"]),
+        "Age at which the sender of undelivered mail is told, once, that it is still being tried; 0 = never",
+    ),
     Setting {
         name: "provider-defaults",
         value_name: "true|false",

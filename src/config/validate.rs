@@ -67,6 +67,9 @@ impl Config {
                     .into(),
             );
         }
+        if self.delay_warning >= self.max_age && self.delay_warning != limits::DEFAULT_DELAY_WARNING {
+            warnings.push("delay-warning has no effect: mail is returned at max-age before that".into());
+        }
         warnings.extend(self.rules.warnings(&self.knobs()));
         warnings
     }
@@ -124,6 +127,7 @@ impl Reader<'_> {
             stream_header: self.one("stream-header", grammar::field_name),
             transactional_streams: self.many("transactional-stream", grammar::text),
             max_age: self.time("max-age", Duration::from_secs(1), limits::MAX_AGE),
+            delay_warning: self.time("delay-warning", Duration::ZERO, limits::MAX_AGE),
             rules: self.effective.rules.clone(),
             sources: self.many("source", grammar::source),
             user: self.one("user", grammar::text),

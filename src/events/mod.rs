@@ -73,6 +73,18 @@ pub enum Event {
         #[serde(serialize_with = "json::time")]
         next: WallTime,
     },
+    /// It is late, and its sender was told so by `report`.
+    Delayed {
+        #[serde(serialize_with = "as_text")]
+        id: MessageId,
+        recipient: String,
+        host: String,
+        reply: String,
+        #[serde(serialize_with = "json::time")]
+        until: WallTime,
+        #[serde(serialize_with = "as_text")]
+        report: MessageId,
+    },
     /// It failed for good; `bounce` is the notification this caused, if one was due.
     Failed {
         #[serde(serialize_with = "as_text")]

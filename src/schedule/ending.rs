@@ -3,7 +3,7 @@
 //! Owns: the entries that are to expire or fail and wait for it, and the destinations that an operator's
 //! retry has still to go through. Promises: an expiry or failure costs its home a report and a record on
 //! disk, so no more than `limits::ENDINGS_PER_SECOND` come in a second however many entries end
-//! together, and no more than `limits::FLUSHES_PER_SECOND` entries are made due by a retry; what waits
+//! together, no more than `limits::WARNINGS_PER_SECOND` are said to be late, and no more than `limits::FLUSHES_PER_SECOND` entries are made due by a retry; what waits
 //! here is not handed out any more. Must not: decide what ends.
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,6 +24,8 @@ pub(super) struct Endings {
     failed: Fifo,
     pace: Pace,
     clocked: Clocked,
+    warn_pace: Pace,
+    warned: Clocked,
     flush_pace: Pace,
     flushed: Clocked,
     flushing: VecDeque<u32>,
@@ -40,6 +42,8 @@ impl Endings {
             failed: Fifo::EMPTY,
             pace: per_second(limits::ENDINGS_PER_SECOND, limits::ENDINGS_BURST),
             clocked: Clocked::default(),
+            warn_pace: per_second(limits::WARNINGS_PER_SECOND, limits::ENDINGS_BURST),
+            warned: Clocked::default(),
             flush_pace: per_second(limits::FLUSHES_PER_SECOND, limits::SCHEDULE_BATCH),
             flushed: Clocked::default(),
             flushing: VecDeque::new(),
@@ -130,12 +134,18 @@ impl Shard {
         })
     }
 
-    /// Tells that an entry is late, once, when it is first looked at after the policy's time.
+    /// Tells that an entry is late, once, when it is first looked at after the policy's time. Beyond the rate
+    /// of warnings that is put off until it is looked at again.
     pub(super) fn warn(&mut self, destination: u32, id: u32, actions: &mut Vec<Action>) {
-        if self.warning(destination, id) <= floor_secs(self.now) {
-            self.entries[id].set_warned();
-            actions.push(Action::Delayed { entry: self.entries[id].entry() });
+        let Endings { warn_pace, warned, .. } = &mut self.endings;
+        let (pace, may) = (*warn_pace, warned.is_ready(*warn_pace, self.now));
+        if !may || self.warning(destination, id) > floor_secs(self.now) {
+            return;
         }
+        self.endings.warned.take(pace, self.now);
+        self.entries[id].set_warned();
+        let until = WallTime::from_secs(self.expiry(destination, id).into());
+        actions.push(Action::Delayed { entry: self.entries[id].entry(), until });
     }
 
     /// The second from which the sender is to be told that the entry is late; never, if that was done.

@@ -140,6 +140,8 @@ pub enum Event<'a> {
         stream: StreamId,
         recipients: u16,
         attempts: u8,
+        /// The sender knows that it is late, or is not to be told.
+        told: bool,
         received_at: WallTime,
         due: WallTime,
     },
@@ -213,9 +215,9 @@ pub enum Action {
     Deferred { entry: Entry, attempts: u8, next: WallTime },
     /// Older than max_age: the home fails the pending recipients (with the last reply it knows).
     Expired { entry: Entry },
-    /// Older than the policy's `delay_warning` and not delivered: the home tells the sender, once. Mail that
-    /// is that old when it is enqueued counts as told.
-    Delayed { entry: Entry },
+    /// Older than the policy's `delay_warning` and not delivered; tried until then. The home tells the sender,
+    /// and says so when the entry is enqueued again.
+    Delayed { entry: Entry, until: WallTime },
     /// The destination cannot take mail, ever (from ConnectFailed permanent).
     Fail { entry: Entry },
     /// Given up to `Event::Take` of that tag: the home answers for it.

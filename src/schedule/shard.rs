@@ -105,7 +105,7 @@ impl Shard {
         self.now = self.now.max(now);
         self.budget = limits::SCHEDULE_BATCH;
         match event {
-            Event::Enqueue { destination, entry, stream, recipients, attempts, received_at, due } => {
+            Event::Enqueue { destination, entry, stream, recipients, attempts, told, received_at, due } => {
                 let mut record = Record {
                     slot: entry.slot,
                     received: floor_secs(received_at),
@@ -119,6 +119,9 @@ impl Shard {
                     ..Record::default()
                 };
                 record.set_attempts(attempts);
+                if told {
+                    record.set_warned();
+                }
                 self.enqueue(destination, record, actions);
             }
             Event::Want { conn, room } => self.want(conn, room, actions),
@@ -224,10 +227,6 @@ impl Shard {
     fn enqueue(&mut self, name: &Domain, record: Record, actions: &mut Vec<Action>) {
         let destination = self.find_or_add(name);
         let id = self.entries.insert(record);
-        if self.warning(destination, id) <= floor_secs(self.now) {
-            // Late already when it comes back from the log: it was told then.
-            self.entries[id].set_warned();
-        }
         self.stats.entries += 1;
         self.stats.recipients += u64::from(record.recipients);
         if let Some(lane) = self.wake(destination, id, actions) {
@@ -299,14 +298,15 @@ impl Shard {
     /// Counts an attempt of an entry in no chain and defers it, or expires it if it is too old.
     pub(super) fn defer(&mut self, destination: u32, id: u32, actions: &mut Vec<Action>) {
         let expiry = self.expiry(destination, id);
-        self.warn(destination, id, actions);
-        let policy = self.policies.get(self.destinations.slab[destination as usize].policy);
-        let record = &mut self.entries[id];
-        record.set_attempts(record.attempts() + 1);
         let now = floor_secs(self.now);
+        let attempts = self.entries[id].attempts() + 1;
+        self.entries[id].set_attempts(attempts);
         if expiry <= now {
             return self.expire(id, actions);
         }
+        self.warn(destination, id, actions);
+        let policy = self.policies.get(self.destinations.slab[destination as usize].policy);
+        let record = &mut self.entries[id];
         record.due = self.retry.next(self.now, &policy.retry_schedule, record.attempts()).min(expiry);
         actions.push(Action::Deferred {
             entry: record.entry(),

@@ -30,6 +30,8 @@ pub enum Take<'a> {
 pub struct Waiting {
     pub recipients: u16,
     pub attempts: u8,
+    /// The sender knows that it is late, or is not to be told.
+    pub told: bool,
     pub stream: StreamId,
     pub received_at: WallTime,
     pub due: WallTime,
@@ -40,6 +42,7 @@ impl Waiting {
         Waiting {
             recipients: record.recipients,
             attempts: record.attempts(),
+            told: record.is_warned(),
             stream: record.stream,
             received_at: WallTime::from_secs(record.received.into()),
             due: WallTime::from_secs(record.due.into()),

@@ -91,6 +91,7 @@ impl Bench {
             stream,
             recipients: 1,
             attempts: 0,
+            told: false,
             received_at,
             due,
         })
@@ -253,6 +254,7 @@ fn recovered_mail_waits_until_it_is_due() {
         stream: StreamId::default(),
         recipients: 1,
         attempts: 9,
+        told: true,
         received_at: WallTime::from_secs(1),
         due: WallTime::from_secs(START * 2),
     };
@@ -401,6 +403,7 @@ fn take_gives_up_some_or_these_and_says_how_they_stood() {
     let waiting = |due: u64| Waiting {
         recipients: 1,
         attempts: 0,
+        told: false,
         stream: StreamId::default(),
         received_at: WallTime::from_secs(START),
         due: WallTime::from_secs(due),
@@ -442,6 +445,7 @@ fn take_gives_up_some_or_these_and_says_how_they_stood() {
                 stream,
                 recipients: 1,
                 attempts: 0,
+                told: false,
                 received_at,
                 due,
             });

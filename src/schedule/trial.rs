@@ -212,6 +212,7 @@ impl Trial {
             stream,
             recipients: 1,
             attempts: 0,
+            told: false,
             received_at: at,
             due: at,
         });

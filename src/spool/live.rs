@@ -23,7 +23,7 @@ use self::records::{Record, Records};
 use self::states::{StateOf, States};
 use super::change::{self, Standings};
 use super::record::{end_of, number_of};
-use super::{FragmentRef, Generation, Place, RecipientState, Slot, Standing};
+use super::{FragmentRef, Generation, Place, RecipientState, Slot, Standing, Tries};
 use crate::clock::WallTime;
 use crate::mail::id::MessageId;
 
@@ -138,7 +138,9 @@ impl LiveTable {
         };
         Some(match state {
             StateOf { done: Some(end), .. } => RecipientState::Done(end),
-            StateOf { due, attempts, .. } => RecipientState::Pending { attempts, next: wall_time(due) },
+            StateOf { due, attempts, .. } => {
+                RecipientState::Pending { tries: Tries::from_byte(attempts), next: wall_time(due) }
+            }
         })
     }
     /// What an operator has decided of a recipient; none if nothing differs from the usual.
@@ -289,13 +291,19 @@ impl LiveTable {
 
     /// Records where a recipient stands. Terminal states absorb. True when nobody is pending any more.
     pub(super) fn apply(&mut self, slot: Slot, recipient: u16, state: RecipientState) -> bool {
+        let state = match (state, self.state(slot, recipient)) {
+            (RecipientState::Pending { tries, next }, Some(RecipientState::Pending { tries: known, .. })) => {
+                RecipientState::Pending { tries: tries.besides(known), next }
+            }
+            _ => state,
+        };
         let Some(&Record { flags, due: block, .. }) = self.records.live(slot) else { return false };
         if flags & SEVERAL != 0 {
             let recipients = self.recipients_of(slot, &self.records[slot]);
             let state = match state {
                 RecipientState::Done(end) => StateOf { due: 0, attempts: 0, done: Some(end) },
-                RecipientState::Pending { attempts, next } => {
-                    StateOf { due: due(next), attempts, done: None }
+                RecipientState::Pending { tries, next } => {
+                    StateOf { due: due(next), attempts: tries.byte(), done: None }
                 }
             };
             return self.states.set(recipients, block, recipient, state) == 0;
@@ -307,8 +315,8 @@ impl LiveTable {
                 record.flags |= DONE;
                 record.attempts = number_of(end);
             }
-            RecipientState::Pending { attempts, next } => {
-                (record.attempts, record.due) = (attempts, due(next));
+            RecipientState::Pending { tries, next } => {
+                (record.attempts, record.due) = (tries.byte(), due(next));
             }
         }
         record.flags & DONE != 0

@@ -104,7 +104,7 @@ pub enum Outcome {
     Delivered(Reply),
     /// Temporary failure; next attempt at `next`.
     Deferred {
-        attempts: u8,
+        tries: Tries,
         next: WallTime,
         reply: Reply,
     },
@@ -188,8 +188,39 @@ pub struct RecoveredMessage {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecipientState {
-    Pending { attempts: u8, next: WallTime },
+    Pending { tries: Tries, next: WallTime },
     Done(End),
+}
+
+/// What a pending recipient has been through: attempts, and whether its sender was told that the mail is
+/// late. One byte, in memory and on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tries(u8);
+
+impl Tries {
+    const TOLD: u8 = 0x80;
+
+    /// Past 127 attempts are not told apart.
+    pub fn new(attempts: u8, told: bool) -> Tries {
+        Tries(attempts.min(!Tries::TOLD) | if told { Tries::TOLD } else { 0 })
+    }
+    pub fn attempts(self) -> u8 {
+        self.0 & !Tries::TOLD
+    }
+    /// Whether the sender was told of the delay.
+    pub fn is_told(self) -> bool {
+        self.0 & Tries::TOLD != 0
+    }
+    /// These, where `known` was recorded before or besides: what the sender was told it knows.
+    fn besides(self, known: Tries) -> Tries {
+        Tries(self.0 | known.0 & Tries::TOLD)
+    }
+    fn from_byte(byte: u8) -> Tries {
+        Tries(byte)
+    }
+    fn byte(self) -> u8 {
+        self.0
+    }
 }
 
 /// How a recipient has ended.

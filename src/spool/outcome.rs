@@ -5,7 +5,7 @@
 //! record twice changes nothing. Must not: decide outcomes.
 use super::envelope::{FIELD_HEADER_BYTES, FieldWriter, fields};
 use super::format::{put, u16_at, u64_at};
-use super::{End, Outcome, RecipientState};
+use super::{End, Outcome, RecipientState, Tries};
 use crate::clock::WallTime;
 use crate::mail::reply::Reply;
 
@@ -35,8 +35,8 @@ impl Recorded<'_> {
     /// Where the recipient stands afterwards.
     pub(super) fn state(&self) -> RecipientState {
         match self {
-            Recorded::Outcome(Outcome::Deferred { attempts, next, .. }) => {
-                RecipientState::Pending { attempts: *attempts, next: *next }
+            Recorded::Outcome(Outcome::Deferred { tries, next, .. }) => {
+                RecipientState::Pending { tries: *tries, next: *next }
             }
             Recorded::Outcome(Outcome::Delivered(_)) => RecipientState::Done(End::Delivered),
             Recorded::Outcome(Outcome::Failed(_)) => RecipientState::Done(End::Failed),
@@ -77,8 +77,8 @@ pub(super) fn encode<'a>(now: WallTime, entries: impl Iterator<Item = (u16, Reco
             Recorded::Outcome(Outcome::Removed) => REMOVED,
             Recorded::Quarantined => QUARANTINED,
         };
-        if let RecipientState::Pending { attempts, next } = recorded.state() {
-            value[3] = attempts;
+        if let RecipientState::Pending { tries, next } = recorded.state() {
+            value[3] = tries.byte();
             put(value, 4, &next.0.to_le_bytes());
         }
         if let Some(reply) = recorded.reply() {
@@ -120,7 +120,10 @@ pub(super) fn decode(payload: &[u8]) -> impl Iterator<Item = Option<(u16, Recipi
             FAILED => RecipientState::Done(End::Failed),
             REMOVED => RecipientState::Done(End::Removed),
             QUARANTINED => RecipientState::Done(End::Quarantined),
-            DEFERRED => RecipientState::Pending { attempts: value[3], next: WallTime(u64_at(value, 4)) },
+            DEFERRED => RecipientState::Pending {
+                tries: Tries::from_byte(value[3]),
+                next: WallTime(u64_at(value, 4)),
+            },
             _ => return Some(None),
         };
         Some(Some((u16_at(value, 0), state)))
@@ -137,10 +140,11 @@ mod tests {
     fn outcomes_round_trip_to_states() {
         let reply = Reply::local(450, (4, 2, 1), "later");
         let next = WallTime(1_800_000_000_000_123);
-        let deferred = RecipientState::Pending { attempts: 3, next };
+        let tries = Tries::new(3, true);
+        let deferred = RecipientState::Pending { tries, next };
         let table: [(Recorded<'_>, RecipientState); 5] = [
             (Recorded::Outcome(&Outcome::Delivered(reply.clone())), RecipientState::Done(End::Delivered)),
-            (Recorded::Outcome(&Outcome::Deferred { attempts: 3, next, reply: reply.clone() }), deferred),
+            (Recorded::Outcome(&Outcome::Deferred { tries, next, reply: reply.clone() }), deferred),
             (Recorded::Outcome(&Outcome::Failed(reply.clone())), RecipientState::Done(End::Failed)),
             (Recorded::Outcome(&Outcome::Removed), RecipientState::Done(End::Removed)),
             (Recorded::Quarantined, RecipientState::Done(End::Quarantined)),

@@ -5,7 +5,7 @@
 //! checksum of a commit frame is the checksum of the whole message: it covers the envelope, the inline
 //! body and the checksum of every fragment. Must not: read what a field of the envelope means.
 use super::format::{put, u32_at, u64_at};
-use super::{End, FragmentRef, Generation, GroupSeq, Place, RecipientState, Reports};
+use super::{End, FragmentRef, Generation, GroupSeq, Place, RecipientState, Reports, Tries};
 use crate::clock::WallTime;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
@@ -86,7 +86,7 @@ impl NewCommit<'_> {
         at += envelope_bytes;
         for state in self.states {
             let (kind, attempts, end, next) = match *state {
-                RecipientState::Pending { attempts, next } => (STATE_PENDING, attempts, 0, next.0),
+                RecipientState::Pending { tries, next } => (STATE_PENDING, tries.byte(), 0, next.0),
                 RecipientState::Done(end) => (STATE_DONE, 0, number_of(end), 0),
             };
             put(out, at, &[kind, attempts, end, 0, 0, 0, 0, 0]);
@@ -150,7 +150,7 @@ impl<'a> Commit<'a> {
     pub(super) fn states(&self) -> impl Iterator<Item = RecipientState> + '_ {
         self.states.chunks_exact(STATE_BYTES).map(|b| match b[0] {
             STATE_DONE => RecipientState::Done(end_of(b[2])),
-            _ => RecipientState::Pending { attempts: b[1], next: WallTime(u64_at(b, 8)) },
+            _ => RecipientState::Pending { tries: Tries::from_byte(b[1]), next: WallTime(u64_at(b, 8)) },
         })
     }
 }
@@ -213,7 +213,7 @@ mod tests {
             RecipientState::Done(End::Failed),
             RecipientState::Done(End::Removed),
             RecipientState::Done(End::Quarantined),
-            RecipientState::Pending { attempts: 200, next: WallTime(1 << 50) },
+            RecipientState::Pending { tries: Tries::new(100, true), next: WallTime(1 << 50) },
         ];
         let new = NewCommit {
             recipients: 6,

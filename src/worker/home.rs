@@ -595,6 +595,11 @@ impl Home {
         self.refusals.borrow_mut().insert(entry, refusals);
     }
 
+    /// What a host has just said of the entry.
+    pub fn refusals_of(&self, entry: Entry) -> Option<Refusals> {
+        self.refusals.borrow().get(&entry).cloned()
+    }
+
     pub fn take_refusals(&self, entry: Entry) -> Option<Refusals> {
         self.refusals.borrow_mut().remove(&entry)
     }

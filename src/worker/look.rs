@@ -74,7 +74,7 @@ fn selects(selector: &Selector, view: &MessageView, home: &Home, slot: Slot, mes
 fn state_of(home: &Home, slot: Slot, recipient: u16, now: WallTime) -> (State, u8, Option<Timestamp>) {
     let log = home.log();
     let (attempts, next) = match log.live().state(slot, recipient) {
-        Some(RecipientState::Pending { attempts, next }) => (attempts, next),
+        Some(RecipientState::Pending { tries, next }) => (tries.attempts(), next),
         Some(RecipientState::Done(end)) => {
             let state = match end {
                 End::Delivered => State::Delivered,

@@ -80,7 +80,7 @@ use crate::mail::address::Domain;
 use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
 use crate::ring::{self, AlignedBuf, Arena, BufferPool, Listener, Mailbox, Stream};
-use crate::schedule::{Action, Entry, Policies, RuleSet, Shard, StreamId, Waiting, shard_of};
+use crate::schedule::{Action, Entry, Policies, RuleSet, Shard, Waiting, shard_of};
 use crate::smtp::server::Room;
 use crate::spool::{Mark, RecipientState, RecoveredMessage, Refusal, Slot, SpoolIdentity};
 use crate::tls::ClientTls;
@@ -195,14 +195,12 @@ impl Worker {
     fn enqueue(self: &Rc<Self>, home: &Rc<Home>, slot: Slot, envelope: &Envelope) {
         let stream = self.shared.streams.of(envelope);
         for (part, (destination, range)) in envelope.parts(&*self.shared.part_limit).enumerate() {
-            self.enqueue_part(
-                destination,
-                Entry { home: home.config.index, slot, part: part as u16 },
-                stream,
-                range.len() as u16,
-                (0, envelope.received_at),
-                envelope.received_at,
-            );
+            let recipients = range.len() as u16;
+            let told = !envelope.recipients[range].iter().any(|r| report::may_tell_of_delay(envelope, r));
+            let (received_at, due) = (envelope.received_at, envelope.received_at);
+            let waiting = Waiting { recipients, attempts: 0, told, stream, received_at, due };
+            let entry = Entry { home: home.config.index, slot, part: part as u16 };
+            self.queue_part(destination, entry, waiting);
         }
     }
 
@@ -217,10 +215,10 @@ impl Worker {
         let stream = self.shared.streams.of(envelope);
         for (part, (own, range)) in envelope.parts(&*self.shared.part_limit).enumerate() {
             let (mut waiting, mut held, mut failing) =
-                (Waiting { received_at, stream, ..Waiting::default() }, false, Vec::new());
+                (Waiting { received_at, stream, told: true, ..Waiting::default() }, false, Vec::new());
             let mut destination = own.clone();
             for recipient in range {
-                let RecipientState::Pending { attempts, next } = states[recipient] else { continue };
+                let RecipientState::Pending { tries, next } = states[recipient] else { continue };
                 let log = home.log();
                 let standing = log.live().standing(slot, recipient as u16);
                 if standing.is_some_and(|s| s.mark == Mark::Failing) {
@@ -229,7 +227,10 @@ impl Worker {
                 }
                 waiting.recipients += 1;
                 let due = next.min(latest);
-                (waiting.attempts, waiting.due) = (waiting.attempts, waiting.due).max((attempts, due));
+                (waiting.attempts, waiting.due) =
+                    (waiting.attempts, waiting.due).max((tries.attempts(), due));
+                let to = &envelope.recipients[recipient];
+                waiting.told &= tries.is_told() || !report::may_tell_of_delay(envelope, to);
                 held |= standing.is_some_and(|s| s.mark == Mark::Held);
                 if let Some(moved) = standing.and_then(|s| s.destination.as_ref()) {
                     destination = moved.clone();
@@ -245,26 +246,16 @@ impl Worker {
                 home.parked.borrow_mut().add(&destination, (slot, part as u16), waiting);
             } else {
                 let entry = Entry { home: home.config.index, slot, part: part as u16 };
-                self.put_back(&destination, entry, waiting);
+                self.queue_part(&destination, entry, waiting);
             }
         }
     }
 
-    fn enqueue_part(
-        self: &Rc<Self>,
-        destination: &Domain,
-        entry: Entry,
-        stream: StreamId,
-        recipients: u16,
-        (attempts, due): (u8, WallTime),
-        received_at: WallTime,
-    ) {
+    /// Queues a delivery, a new one or again.
+    pub fn queue_part(self: &Rc<Self>, destination: &Domain, entry: Entry, waiting: Waiting) {
         let shard = shard_of(destination, self.shared.config.workers);
         let destination = destination.clone();
-        self.tell_shard(
-            shard,
-            ShardEvent::Enqueue { destination, entry, stream, recipients, attempts, received_at, due },
-        );
+        self.tell_shard(shard, ShardEvent::Enqueue { destination, entry, waiting });
     }
 
     /// A buffer for a large body; waits while all are in use.

@@ -19,6 +19,7 @@ use super::fate::Watch;
 use super::home::Home;
 use super::message::Message;
 use super::post::Post;
+use super::report;
 use crate::clock::WallTime;
 use crate::control::{Act, Order, Progress, Selector, State};
 use crate::events::Event;
@@ -108,12 +109,6 @@ impl Worker {
     fn collect(&self, tag: u32) -> Vec<Taken> {
         self.taken.borrow_mut().remove(&tag).unwrap_or_default()
     }
-
-    /// Queues a delivery again.
-    pub fn put_back(self: &Rc<Self>, destination: &Domain, entry: Entry, waiting: Waiting) {
-        let Waiting { recipients, attempts, stream, received_at, due } = waiting;
-        self.enqueue_part(destination, entry, stream, recipients, (attempts, due), received_at);
-    }
 }
 
 /// The destination a part of a message waits for.
@@ -127,11 +122,13 @@ pub fn destination_of(home: &Home, slot: Slot, message: &Message, part: u16) -> 
 fn waiting_of(home: &Home, slot: Slot, message: &Message, part: u16) -> Option<Waiting> {
     let (_, range) = message.envelope.parts(&*home.config.part_limit).nth(part.into())?;
     let log = home.log();
-    let mut waiting = Waiting { received_at: message.envelope.received_at, ..Waiting::default() };
+    let mut waiting = Waiting { received_at: message.envelope.received_at, told: true, ..Waiting::default() };
     for recipient in range {
-        if let Some(RecipientState::Pending { attempts, next }) = log.live().state(slot, recipient as u16) {
+        if let Some(RecipientState::Pending { tries, next }) = log.live().state(slot, recipient as u16) {
             waiting.recipients += 1;
-            (waiting.attempts, waiting.due) = (waiting.attempts, waiting.due).max((attempts, next));
+            (waiting.attempts, waiting.due) = (waiting.attempts, waiting.due).max((tries.attempts(), next));
+            let to = &message.envelope.recipients[recipient];
+            waiting.told &= tries.is_told() || !report::may_tell_of_delay(&message.envelope, to);
         }
     }
     (waiting.recipients > 0).then_some(waiting)
@@ -213,7 +210,7 @@ async fn sift(worker: &Rc<Worker>, run: &Running, destination: &Domain) -> Done 
 fn put_all_back(worker: &Rc<Worker>, run: &Running, destination: &Domain) {
     let spared = worker.spared.borrow_mut().remove(&run.tag).unwrap_or_default();
     for Taken { entry, waiting } in worker.collect(run.tag).into_iter().chain(spared) {
-        worker.put_back(destination, entry, waiting);
+        worker.queue_part(destination, entry, waiting);
     }
 }
 
@@ -401,7 +398,7 @@ async fn take_these(
                 let recipients = queued.swap_remove(at).recipients;
                 chosen.push(Chosen { entry, waiting, held: false, recipients });
             } else {
-                worker.put_back(&destination, entry, waiting);
+                worker.queue_part(&destination, entry, waiting);
             }
         }
         missing.extend(queued);
@@ -537,7 +534,7 @@ fn settle_back(worker: &Rc<Worker>, home: &Rc<Home>, destination: &Domain, one: 
     if one.held {
         home.parked.borrow_mut().add(destination, (slot, part), one.waiting);
     } else {
-        worker.put_back(destination, one.entry, one.waiting);
+        worker.queue_part(destination, one.entry, one.waiting);
     }
 }
 
@@ -578,10 +575,10 @@ async fn follow(worker: &Rc<Worker>, run: &Running, destination: &Domain, one: R
     tell(worker, run, id, (recipients.len(), addresses), destination);
     match run.order.act {
         Act::Hold => home.parked.borrow_mut().add(destination, (entry.slot, entry.part), waiting),
-        Act::Release => worker.put_back(destination, entry, waiting),
+        Act::Release => worker.queue_part(destination, entry, waiting),
         Act::Retry => {
             waiting.due = now;
-            worker.put_back(destination, entry, waiting);
+            worker.queue_part(destination, entry, waiting);
         }
         Act::Move => {
             let to = standing.destination.as_ref().unwrap_or(destination);
@@ -589,7 +586,7 @@ async fn follow(worker: &Rc<Worker>, run: &Running, destination: &Domain, one: R
                 home.parked.borrow_mut().add(to, (entry.slot, entry.part), waiting);
             } else {
                 waiting.due = now;
-                worker.put_back(to, entry, waiting);
+                worker.queue_part(to, entry, waiting);
             }
         }
         Act::Fail | Act::Remove => {

@@ -19,7 +19,7 @@ use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring;
 use crate::schedule::{ConnId, Entry, Reaction, Verdict};
-use crate::spool::Outcome;
+use crate::spool::{Outcome, Tries};
 
 /// Where a delivery took place, for events and DSNs.
 pub struct Peer {
@@ -187,7 +187,9 @@ fn write_deferred(
     let outcomes = refusals
         .replies
         .into_iter()
-        .map(|(recipient, reply)| (recipient, Outcome::Deferred { attempts, next, reply }))
+        .map(|(recipient, reply)| {
+            (recipient, Outcome::Deferred { tries: Tries::new(attempts, false), next, reply })
+        })
         .collect();
     home.record(entry.slot, id, outcomes, worker.clock.now());
 }
@@ -312,7 +314,7 @@ async fn bounce(
     let recipients = &message.envelope.recipients;
     let to_tell: Vec<&Ended> =
         refused.iter().filter(|r| recipients[usize::from(r.recipient)].wants_failure()).collect();
-    let notice = Notice { kind: Kind::Failed, expired, ends_them: true, retry_until: None };
+    let notice = Notice { expired, ends_them: true, ..Notice::of(Kind::Failed, Some(now)) };
     let report = report::write(worker, home, message, &to_tell, &notice).await;
     let counter = if expired { &worker.counters.expired } else { &worker.counters.failed };
     counter.add(refused.len() as u64);

@@ -67,7 +67,7 @@ fn policy(knobs: &Knobs) -> Policy {
         recipients_per_message: knobs.recipients_per_message.unwrap_or(u16::MAX),
         retry_schedule: knobs.retry_schedule.clone().unwrap_or_default(),
         max_age: knobs.max_age.unwrap_or(limits::DEFAULT_MAX_AGE),
-        delay_warning: None,
+        delay_warning: knobs.delay_warning.filter(|after| !after.is_zero()),
         adaptive: true,
     }
 }

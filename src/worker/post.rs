@@ -15,7 +15,7 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::reply::Reply;
 use crate::ring::MailboxSender;
-use crate::schedule::{Action, ConnId, Entry, Policies, PoolMessage, StreamId, Verdict};
+use crate::schedule::{Action, ConnId, Entry, Policies, PoolMessage, Verdict, Waiting};
 
 /// An event for a shard, owned, so that it can cross threads.
 #[derive(Debug)]
@@ -23,11 +23,7 @@ pub enum ShardEvent {
     Enqueue {
         destination: Domain,
         entry: Entry,
-        stream: StreamId,
-        recipients: u16,
-        attempts: u8,
-        received_at: WallTime,
-        due: WallTime,
+        waiting: Waiting,
     },
     Want {
         conn: ConnId,

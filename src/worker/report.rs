@@ -11,13 +11,15 @@ use super::fate::Watch;
 use super::home::Home;
 use super::message::Message;
 use crate::clock::WallTime;
+use crate::events::Event;
 use crate::limits;
 use crate::mail::dsn::{self, Kind, Report, Reported};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring;
-use crate::spool::{NewMessage, Refusal, Reports};
+use crate::schedule::Entry;
+use crate::spool::{NewMessage, Outcome, RecipientState, Refusal, Reports, Tries};
 
 /// What a report says of one recipient.
 pub struct Ended {
@@ -34,6 +36,14 @@ pub struct Notice {
     /// Its commit is the end of the recipients: they are not delivered again whatever comes.
     pub ends_them: bool,
     pub retry_until: Option<WallTime>,
+    pub last_attempt: Option<WallTime>,
+}
+
+impl Notice {
+    /// A report of that kind that ends nothing.
+    pub fn of(kind: Kind, last_attempt: Option<WallTime>) -> Notice {
+        Notice { kind, expired: false, ends_them: false, retry_until: None, last_attempt }
+    }
 }
 
 /// Reports recipients that were passed on to a host without DSN, whose sender wants to know. The delivery
@@ -44,11 +54,92 @@ pub fn relayed(worker: &Rc<Worker>, home: &Rc<Home>, message: &Rc<Message>, pass
     }
     let (worker, home, message) = (worker.clone(), home.clone(), message.clone());
     ring::spawn(async move {
-        let notice = Notice { kind: Kind::Relayed, expired: false, ends_them: false, retry_until: None };
+        let notice = Notice::of(Kind::Relayed, Some(worker.clock.now()));
         for some in passed_on.chunks(limits::DSN_RECIPIENTS) {
             write(&worker, &home, &message, &some.iter().collect::<Vec<_>>(), &notice).await;
         }
     });
+}
+
+/// Whether the sender may be told of a delay of that recipient.
+pub fn may_tell_of_delay(envelope: &Envelope, recipient: &Recipient) -> bool {
+    envelope.reverse_path.is_some() && recipient.wants_delay()
+}
+
+/// Tells the sender that recipients of the part are late and are tried until `until`: those that still wait
+/// and of whom it was not told before. That it was told is recorded right behind the report, as a rule in
+/// the same commit; a crash between the two repeats it. Where the spool has no room it is not told.
+pub fn delayed(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry, until: WallTime, why: Option<&Reply>) {
+    let Some(id) = home.log().live().get(entry.slot).map(|m| m.id) else { return };
+    let (refusals, why) = (home.refusals_of(entry), why.cloned());
+    let (worker, home) = (worker.clone(), home.clone());
+    ring::spawn(async move {
+        let message = match home.load(entry.slot).await {
+            Ok(message) if message.id == id => message,
+            Ok(_) => return,
+            Err(error) => {
+                let slot = entry.slot;
+                return tracing::warn!(slot, %error, "a late message cannot be read: its sender is not told");
+            }
+        };
+        let last_of = |replies: &[(u16, Reply)], recipient: u16| {
+            replies.iter().find(|(r, _)| *r == recipient).map(|(_, reply)| reply.clone())
+        };
+        let about = |recipient: u16| {
+            let refused = refusals.as_ref().and_then(|r| Some((last_of(&r.replies, recipient)?, &r.host)));
+            let (reply, host) = match refused {
+                Some((reply, host)) => (Some(reply), Some(host.clone())),
+                None => (why.clone().or_else(|| last_of(&message.last_replies.borrow(), recipient)), None),
+            };
+            let reply = reply.unwrap_or_else(|| Reply::local(450, (4, 4, 7), "not delivered so far"));
+            Ended { recipient, reply, host }
+        };
+        let tried = refusals.is_some() || why.is_some();
+        let last_attempt = tried.then(|| worker.clock.now());
+        let notice = Notice { retry_until: Some(until), ..Notice::of(Kind::Delayed, last_attempt) };
+        let late: Vec<Ended> = untold(&home, &message, entry).into_iter().map(about).collect();
+        for some in late.chunks(limits::DSN_RECIPIENTS) {
+            let about: Vec<&Ended> = some.iter().collect();
+            let Some(report) = write(&worker, &home, &message, &about, &notice).await else { return };
+            note_told(&worker, &home, entry, &message, (some, until), report);
+        }
+    });
+}
+
+/// Recipients of the part that wait, of whose delay the sender may be told and was not.
+fn untold(home: &Home, message: &Message, entry: Entry) -> Vec<u16> {
+    let mut late = home.unfinished(message, entry);
+    late.retain(|&recipient| {
+        let state = home.log().live().state(entry.slot, recipient);
+        matches!(state, Some(RecipientState::Pending { tries, .. }) if !tries.is_told())
+            && may_tell_of_delay(&message.envelope, &message.envelope.recipients[usize::from(recipient)])
+    });
+    late
+}
+
+/// Records that the sender has been told; where the recipients stand is as it was.
+fn note_told(
+    worker: &Worker,
+    home: &Home,
+    entry: Entry,
+    message: &Message,
+    (about, until): (&[Ended], WallTime),
+    report: MessageId,
+) {
+    let (now, mut outcomes) = (worker.clock.now(), Vec::with_capacity(about.len()));
+    for Ended { recipient, reply, host } in about {
+        let state = home.log().live().state(entry.slot, *recipient);
+        let Some(RecipientState::Pending { tries, next }) = state else { continue };
+        let tries = Tries::new(tries.attempts(), true);
+        outcomes.push((*recipient, Outcome::Deferred { tries, next, reply: reply.clone() }));
+        if worker.shared.events.is_on() {
+            let to = &message.envelope.recipients[usize::from(*recipient)];
+            let (recipient, host) = (to.address.to_string(), host.as_deref().unwrap_or_default().to_owned());
+            let (id, reply) = (message.id, reply.to_string());
+            worker.shared.events.send(now, Event::Delayed { id, recipient, host, reply, until, report });
+        }
+    }
+    home.record(entry.slot, message.id, outcomes, now);
 }
 
 /// Appends the report to the log of the message it reports on and arranges its queueing. Returns its id;
@@ -71,7 +162,7 @@ pub async fn write(
             reply: &r.reply,
             host: r.host.as_deref(),
             expired: notice.expired,
-            last_attempt: Some(now),
+            last_attempt: notice.last_attempt,
         })
         .collect();
     let mut body = Vec::with_capacity(4096);
@@ -109,6 +200,8 @@ pub async fn write(
                 return Some(id);
             }
             Err(Refusal::Busy) => home.progress.wait().await,
+            // A delay does not end because it could not be told of.
+            Err(Refusal::NoRoom | Refusal::Unwritable) if notice.kind == Kind::Delayed => return None,
             // The outcome waits with its report: a failure must not be recorded without it.
             Err(Refusal::NoRoom | Refusal::Unwritable) => ring::sleep(limits::SPOOL_RETRY_WAIT).await,
         }

@@ -10,12 +10,12 @@ use std::time::Duration;
 use super::Worker;
 use super::home::Home;
 use super::post::{Post, ShardEvent};
-use super::{outbound, outcome};
+use super::{outbound, outcome, report};
 use crate::clock::WallTime;
 use crate::events::Event as Recorded;
 use crate::mail::reply::Reply;
 use crate::ring;
-use crate::schedule::{Action, Adaptation, Event};
+use crate::schedule::{Action, Adaptation, Event, Waiting};
 
 impl Worker {
     /// Hands an event to the shard that owns it.
@@ -59,16 +59,10 @@ impl Worker {
             _ => None,
         };
         let event = match &event {
-            ShardEvent::Enqueue { destination, entry, stream, recipients, attempts, received_at, due } => {
-                Event::Enqueue {
-                    destination,
-                    entry: *entry,
-                    stream: *stream,
-                    recipients: *recipients,
-                    attempts: *attempts,
-                    received_at: *received_at,
-                    due: *due,
-                }
+            ShardEvent::Enqueue { destination, entry, waiting } => {
+                let Waiting { recipients, attempts, told, stream, received_at, due } = *waiting;
+                let entry = *entry;
+                Event::Enqueue { destination, entry, stream, recipients, attempts, told, received_at, due }
             }
             ShardEvent::Want { conn, room } => Event::Want { conn: *conn, room: *room },
             ShardEvent::Finished { conn, entry, verdict } => {
@@ -160,8 +154,9 @@ impl Worker {
             }
             Action::Taken { entry, tag, waiting } => self.hand_to_order(tag, entry, waiting),
             Action::Expired { entry } => outcome::expire(self, &home, entry),
-            // No policy orders a warning, and what is for the record alone has been told.
-            Action::Delayed { .. } | Action::Adapted { .. } | Action::Tell { .. } => {}
+            Action::Delayed { entry, until } => report::delayed(self, &home, entry, until, why.as_deref()),
+            // What is for the record alone has been told.
+            Action::Adapted { .. } | Action::Tell { .. } => {}
             Action::Fail { entry } => outcome::fail(self, &home, entry, why.as_deref()),
         }
     }
@@ -227,7 +222,7 @@ fn home_of(action: &Action) -> Option<u8> {
         Action::Deferred { entry, .. }
         | Action::Taken { entry, .. }
         | Action::Expired { entry }
-        | Action::Delayed { entry }
+        | Action::Delayed { entry, .. }
         | Action::Fail { entry } => Some(entry.home),
         Action::Adapted { .. } | Action::Tell { .. } => None,
     }

@@ -313,8 +313,13 @@ class Log:
             return
         if attempts is None:
             states[recipient] = [DONE, 0, 0]
-        elif attempts >= states[recipient][1]:
-            states[recipient] = [PENDING, attempts, due]
+        else:
+            known = states[recipient][1]
+            told = (attempts | known) & 0x80
+            if attempts & 0x7F >= known & 0x7F:
+                states[recipient] = [PENDING, attempts | told, due]
+            else:
+                states[recipient][1] |= told
         self.end(number)
 
     def end(self, number):
@@ -362,7 +367,8 @@ def main():
                 {
                     "address": address,
                     "state": ("pending", "done")[state],
-                    "attempts": attempts,
+                    "attempts": attempts & 0x7F,
+                    "told_of_delay": attempts & 0x80 != 0,
                     "next_attempt_secs": due // 1_000_000 or None,
                     "notify": message["notify"].get(n),
                     "original": message["original"].get(n),

@@ -11,7 +11,7 @@ use super::offline::{self, OfflineLog};
 use crate::control::Timestamp;
 use crate::mail::envelope::{BodyKind, Notify, Return};
 use crate::mail::text::printable;
-use crate::spool::{Damage, Finding, LiveMessage, ReadError, RecipientState, StoredMessage};
+use crate::spool::{Damage, Finding, LiveMessage, ReadError, RecipientState, StoredMessage, Tries};
 
 /// `spool verify`.
 #[derive(Default, Serialize)]
@@ -163,6 +163,8 @@ pub struct RecipientView {
     /// `pending` or `done`.
     pub state: &'static str,
     pub attempts: u8,
+    /// The sender has had a report that it is late.
+    pub told_of_delay: bool,
     /// None before the first attempt.
     pub next_attempt: Option<Timestamp>,
     /// What the client wants to be told: `never`, or some of `success`, `failure` and `delay`.
@@ -189,15 +191,16 @@ impl StoredView {
         let envelope = &stored.envelope;
         let file = offline::as_file(stored);
         let recipients = envelope.recipients.iter().enumerate().map(|(n, recipient)| {
-            let (state, attempts, next) = match log.recovered.live().state(message.slot, n as u16) {
-                Some(RecipientState::Pending { attempts, next }) => ("pending", attempts, next),
-                _ => ("done", 0, Default::default()),
+            let (state, tries, next) = match log.recovered.live().state(message.slot, n as u16) {
+                Some(RecipientState::Pending { tries, next }) => ("pending", tries, next),
+                _ => ("done", Tries::default(), Default::default()),
             };
             let next_attempt = (next.0 != 0).then_some(Timestamp(next));
             RecipientView {
                 address: recipient.address.to_string(),
                 state,
-                attempts,
+                attempts: tries.attempts(),
+                told_of_delay: tries.is_told(),
                 next_attempt,
                 notify: recipient.notify.map(words),
                 original: recipient.original.as_deref().map(Into::into),

@@ -206,19 +206,62 @@ fn a_sender_is_told_once_that_mail_is_late() {
         }
         assert_eq!(count, 1, "suspended {suspended}");
     }
-    let mut bench = Bench::new(|config| config.policy.delay_warning = warning);
-    bench.pass(3000);
-    let received_at = WallTime::from_secs(START);
-    let back = bench.handle(Event::Enqueue {
-        destination: &domain("a.test"),
-        entry: entry(0, 0),
-        stream: StreamId::default(),
-        recipients: 1,
-        attempts: 2,
-        received_at,
-        due: bench.now,
+    // Late when it comes back from the log: told of then if it was not told of before.
+    for (known, count) in [(true, 0), (false, 1)] {
+        let mut bench = Bench::new(|config| config.policy.delay_warning = warning);
+        bench.pass(3000);
+        let mut back = bench.handle(Event::Enqueue {
+            destination: &domain("a.test"),
+            entry: entry(0, 0),
+            stream: StreamId::default(),
+            recipients: 1,
+            attempts: 2,
+            told: known,
+            received_at: WallTime::from_secs(START),
+            due: bench.now,
+        });
+        back.extend(bench.until(3100));
+        assert_eq!(told(&back), count, "known {known}");
+    }
+}
+
+#[test]
+fn what_expires_is_not_said_to_be_late() {
+    let mut bench = Bench::new(|config| {
+        config.policy.delay_warning = Some(Duration::from_secs(500));
+        config.policy.max_age = Duration::from_secs(600);
     });
-    assert_eq!(told(&back), 0, "what was late before a restart has been told");
+    let (_, conn) = connects(&bench.enqueue("a.test", 0, 0))[0];
+    bench.want(conn);
+    bench.pass(600);
+    let (entry, verdict) = (entry(0, 0), Verdict::Nothing);
+    let actions = bench.handle(Event::Deferred { conn, entry, recipients_left: 1, verdict });
+    assert_eq!(actions, [Action::Expired { entry }]);
+}
+
+#[test]
+fn warnings_come_at_their_rate_and_none_is_lost() {
+    let mut bench = Bench::new(|config| {
+        config.policy.delay_warning = Some(Duration::from_secs(100));
+        config.policy.max_age = Duration::from_secs(25_600);
+    });
+    bench.handle(Event::Suspend { destination: &domain("a.test"), until: None });
+    let many = 5 * limits::WARNINGS_PER_SECOND;
+    (0..many).for_each(|slot| drop(bench.enqueue("a.test", 0, slot)));
+    let (mut all, mut told) = (0, std::collections::HashSet::new());
+    for second in 1..20_000 {
+        let actions = bench.until(second);
+        let late = |action: &Action| match action {
+            Action::Delayed { entry, until } => Some((*entry, *until)),
+            _ => None,
+        };
+        let now: Vec<_> = actions.iter().filter_map(late).collect();
+        assert!(now.len() as u32 <= 2 * limits::WARNINGS_PER_SECOND, "{} at {second}", now.len());
+        all += now.len() as u32;
+        assert!(now.iter().all(|(_, until)| *until == WallTime::from_secs(START + 25_600)));
+        told.extend(now.into_iter().map(|(entry, _)| entry));
+    }
+    assert_eq!((all, told.len() as u32), (many, many));
 }
 
 #[test]
@@ -237,6 +280,7 @@ fn urgent_mail_takes_the_next_slot_that_comes_free() {
         stream,
         recipients: 1,
         attempts: 0,
+        told: false,
         received_at,
         due,
     });
@@ -311,6 +355,7 @@ fn what_is_due_now_does_not_wait_for_the_next_second() {
         stream: StreamId::default(),
         recipients: 1,
         attempts: 0,
+        told: false,
         received_at,
         due,
     });

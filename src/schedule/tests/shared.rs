@@ -101,6 +101,7 @@ impl Pair {
                 stream: StreamId::default(),
                 recipients: 1,
                 attempts: 0,
+                told: false,
                 received_at,
                 due,
             },

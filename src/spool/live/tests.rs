@@ -77,7 +77,8 @@ fn agrees(table: &mut LiveTable, model: &BTreeMap<u64, (Slot, u32)>, seed: u64) 
 fn states_absorb_and_count_down() {
     let mut table = LiveTable::default();
     let (one, three) = (table.insert(&new(1, 1, 1)), table.insert(&new(2, 1, 3)));
-    let pending = RecipientState::Pending { attempts: 4, next: WallTime::from_secs(1_800_000_000) };
+    let pending =
+        RecipientState::Pending { tries: Tries::new(4, true), next: WallTime::from_secs(1_800_000_000) };
     for slot in [one, three] {
         assert!(!table.apply(slot, 0, pending));
         assert_eq!(table.state(slot, 0), Some(pending));

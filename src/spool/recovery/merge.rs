@@ -126,15 +126,16 @@ impl Merge {
     fn apply(&mut self, id: MessageId, recipient: u16, state: RecipientState) {
         let Some(slot) = self.live.find(id) else { return };
         let own = self.live.state(slot, recipient);
-        match (own, state) {
+        let state = match (own, state) {
             (None | Some(RecipientState::Done(_)), _) => return,
             // A deferral that was written again after a failure may stand behind a later one.
-            (
-                Some(RecipientState::Pending { attempts: known, .. }),
-                RecipientState::Pending { attempts, .. },
-            ) if attempts < known => return,
-            _ => {}
-        }
+            (Some(RecipientState::Pending { tries: known, next }), RecipientState::Pending { tries, .. })
+                if tries.attempts() < known.attempts() =>
+            {
+                RecipientState::Pending { tries: known.besides(tries), next }
+            }
+            _ => state,
+        };
         if self.live.apply(slot, recipient, state) {
             self.end(id);
         }

@@ -280,7 +280,9 @@ impl World {
         let attempts = message.standing[usize::from(recipient)].attempts + 1;
         let reply = Reply::local(250, (2, 0, 0), "a reply of some peer");
         let outcome = match self.rng.below(8) {
-            0 | 1 if attempts < 200 => Outcome::Deferred { attempts, next: self.time(), reply },
+            0 | 1 if attempts < 127 => {
+                Outcome::Deferred { tries: Tries::new(attempts, attempts > 2), next: self.time(), reply }
+            }
             2 if !bounce => return self.bounce(id, recipient),
             3 => Outcome::Failed(reply),
             4 => Outcome::Removed,
@@ -609,8 +611,9 @@ impl World {
             for (n, (standing, state)) in promised.standing.iter_mut().zip(&message.states).enumerate() {
                 match *state {
                     RecipientState::Done(_) => standing.terminal = Terminal::Durable,
-                    RecipientState::Pending { attempts, .. } => {
+                    RecipientState::Pending { tries, .. } => {
                         standing.terminal = Terminal::Not;
+                        let attempts = tries.attempts();
                         (standing.attempts, standing.durable_attempts) = (attempts, attempts);
                         standing.changes =
                             super::operator::Changes::found(self.log.live(), message.slot, n as u16);
@@ -668,7 +671,7 @@ fn check_found(id: MessageId, message: &RecoveredMessage, promised: &Promised) {
     assert!(!promised.void, "{id} was refused, durably, and is back");
     assert_eq!(message.envelope, promised.envelope);
     assert!(
-        message.states.contains(&RecipientState::Pending { attempts: 0, next: WallTime(0) })
+        message.states.contains(&RecipientState::Pending { tries: Tries::default(), next: WallTime(0) })
             || message.states.iter().any(|s| !matches!(s, RecipientState::Done(_))),
         "{id} has ended and is offered"
     );
@@ -678,9 +681,10 @@ fn check_found(id: MessageId, message: &RecoveredMessage, promised: &Promised) {
                 assert!(terminal != Terminal::Not, "{id} was not delivered")
             }
             (RecipientState::Pending { .. }, Terminal::Durable) => panic!("{id} was delivered, durably"),
-            (RecipientState::Pending { attempts, .. }, _) => assert!(
-                (standing.durable_attempts..=standing.attempts).contains(attempts),
-                "{id}: {attempts} attempts, {standing:?}"
+            (RecipientState::Pending { tries, .. }, _) => assert!(
+                (standing.durable_attempts..=standing.attempts).contains(&tries.attempts())
+                    && tries.is_told() == (tries.attempts() > 2),
+                "{id}: {tries:?}, {standing:?}"
             ),
         }
     }

@@ -59,7 +59,7 @@ impl Home {
             }
         };
         let attempts = match self.log.borrow().live().state(slot, 0) {
-            Some(RecipientState::Pending { attempts, .. }) => attempts,
+            Some(RecipientState::Pending { tries, .. }) => tries.attempts(),
             _ => 0,
         };
         if stored.hold.is_some() {
