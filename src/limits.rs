@@ -219,6 +219,8 @@ pub const SCHEDULE_TIMER_BATCH: u32 = 4096;
 pub const ENDINGS_PER_SECOND: u32 = 2000;
 /// Of them at once.
 pub const ENDINGS_BURST: u32 = 100;
+/// Source addresses that `why` names one by one.
+pub const SOURCES_SHOWN: usize = 8;
 /// Entries of which one shard says in a second that they are late: each may be a report. What finds no room
 /// is told of at its next attempt.
 pub const WARNINGS_PER_SECOND: u32 = 1000;

@@ -42,6 +42,8 @@ struct Resolved {
     provider: Option<String>,
     /// What holds for the destination.
     limits: Vec<Line>,
+    /// What holds for the local addresses that it may come from.
+    source_limits: Vec<Line>,
 }
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -104,6 +106,10 @@ fn describe(config: &Config, domain: &Domain, route: String, answer: Option<&Ans
     let number = rules.provider_of(found.iter().map(|host| (host.preference, host.name.as_str())));
     let provider = rules.provider(number);
     let addresses = |ips: &[std::net::IpAddr]| ips.iter().map(ToString::to_string).collect();
+    let limits = rules.explain(rules.rule_of(domain), number, &config.knobs());
+    let allowed = rules.knobs(rules.rule_of(domain), number).sources;
+    let sources = config.sources.iter().map(|source| source.address);
+    let sources = sources.filter(|own| allowed.as_ref().is_none_or(|list| list.contains(own)));
     Resolved {
         destination: domain.to_string(),
         route,
@@ -117,7 +123,8 @@ fn describe(config: &Config, domain: &Domain, route: String, answer: Option<&Ans
             .collect(),
         failure: answer.and_then(Answer::failure).map(|reply| reply.to_string()),
         provider: provider.map(|provider| provider.name.clone()),
-        limits: rules.explain(rules.rule_of(domain), number, &config.knobs()),
+        limits,
+        source_limits: sources.flat_map(|source| rules.explain_source(source)).collect(),
     }
 }
 
@@ -132,7 +139,7 @@ fn show(resolved: &Resolved) -> String {
     let provider = resolved.provider.as_ref().map_or("none that is known", |name| name);
     let _ = writeln!(out, "provider: {}\n", printable(provider.as_bytes()));
     let mut table = Table::new(&["limit", "value", "from"]);
-    for line in &resolved.limits {
+    for line in resolved.limits.iter().chain(&resolved.source_limits) {
         table.row([line.key.to_owned(), line.value.clone(), line.from.clone()]);
     }
     out + &table.render()
@@ -159,7 +166,7 @@ mod tests {
     #[test]
     fn every_value_says_where_it_comes_from() {
         let config = config(
-            "source = [\"192.0.2.1,out.test\"]\n[destination.\"a.test\"]\nmax-age = \"1d\"\n[provider.google]\n\
+            "[source.\"192.0.2.1\"]\nehlo-name = \"out.test\"\nconnections = 7\n[destination.\"a.test\"]\nmax-age = \"1d\"\n[provider.google]\n\
              message-rate = \"50/s\"\n",
         );
         let hosts = vec![
@@ -181,6 +188,7 @@ mod tests {
             "max-age                  1d                         [destination.\"a.test\"]",
             "connections              20                         [provider.google]",
             "message-rate             50/s                       [provider.google]",
+            "connections 7 [source.\"192.0.2.1\"]",
         ] {
             let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(squeezed(&text).contains(&squeezed(line)), "{line}\n{text}");

@@ -61,6 +61,7 @@ fn gate_in_words(gate: &GateView) -> String {
         "held" => "is held by an operator".to_owned(),
         "failing" => with("an operator returns it to its sender"),
         "in-flight" => "is being delivered".to_owned(),
+        "shared-limit" => with("shares a limit with others"),
         "turn" => with("waits for its turn"),
         other => with(&printable(other.as_bytes())),
     }
@@ -157,6 +158,10 @@ mod tests {
             (gate("message-rate", "100/s"), "  waits for the rate of messages: 100/s\n"),
             (gate("connection-rate", "5/m"), "  waits for the rate of new connections: 5/m\n"),
             (gate("connections", "4 of 4 in use"), "  waits for a free connection: 4 of 4 in use\n"),
+            (
+                gate("shared-limit", "waits for a connection: the server"),
+                "  shares a limit with others: waits for a connection: the server\n",
+            ),
             (gate("worker-connections", ""), "  waits for a free connection of its worker\n"),
             (
                 GateView { since: LATER, reason: Some("too \x1bmuch".into()), ..gate("suspended", "") },

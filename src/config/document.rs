@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use super::gather::{Effective, Entry};
+use super::grammar;
 use super::setting::Kind;
 
 impl Effective {
@@ -14,7 +15,9 @@ impl Effective {
         for entry in &self.entries {
             let name = entry.setting.name;
             let origin = entry.where_given(self.file.as_deref());
+            let in_sections = name == "source" && self.rules.limited_sources().next().is_some();
             let line = match toml_value(entry) {
+                _ if in_sections => "# source: in sections below".to_owned(),
                 Some(value) => format!("{name} = {value}"),
                 None => format!("# {name}: {}", entry.setting.default_in_words()),
             };
@@ -28,6 +31,21 @@ impl Effective {
             out.push_str(&line);
         }
         out.push_str(&self.rules.to_toml());
+        out.push_str(&self.sources_to_toml());
+        out
+    }
+
+    /// The local addresses in force as sections, if any of them has one.
+    fn sources_to_toml(&self) -> String {
+        let mut out = String::new();
+        if self.rules.limited_sources().next().is_none() {
+            return out;
+        }
+        for source in self.entry("source").texts.iter().filter_map(|text| grammar::source(text).ok()) {
+            let name = toml::Value::String(source.ehlo_name);
+            out.push_str(&format!("\n[source.\"{}\"]\nehlo-name = {name}\n", source.address));
+            self.rules.source(source.address).into_iter().for_each(|knobs| out.push_str(&knobs.to_toml()));
+        }
         out
     }
 

@@ -56,6 +56,7 @@ fn entry(key: &str, value: &toml::Value) -> Result<(&'static Setting, Vec<String
         });
     };
     let texts = match (setting.kind, value) {
+        (_, toml::Value::Table(sections)) if setting.name == "source" => sections::sources(sections),
         (Kind::Many | Kind::Commas, toml::Value::Array(items)) => {
             let texts = items.iter().map(scalar).collect::<Result<Vec<_>, _>>()?;
             if setting.kind == Kind::Commas { vec![texts.join(",")] } else { texts }

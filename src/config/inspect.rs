@@ -5,6 +5,7 @@
 //! checks at start (kernel, descriptors, file system), which the ring layer makes.
 use std::fs;
 use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
 use std::path::Path;
 
 use rustix::fs::{Access, access};
@@ -20,7 +21,8 @@ pub fn inspect(config: &Config) -> Vec<Problem> {
         config.event_log.as_deref().filter(|path| *path != Path::new("-")).map_or(Ok(()), event_log),
         config.user.as_deref().map_or(Ok(()), user),
     ];
-    looks.into_iter().filter_map(Result::err).map(Problem).collect()
+    let sources = config.sources.iter().map(|s| source(s.address));
+    looks.into_iter().chain(sources).filter_map(Result::err).map(Problem).collect()
 }
 
 fn spool(path: &Path) -> Result<(), String> {
@@ -92,6 +94,15 @@ fn event_log(path: &Path) -> Result<(), String> {
         )),
         Ok(_) => Ok(()),
         Err(_) => parent("--event-log", path),
+    }
+}
+
+fn source(address: IpAddr) -> Result<(), String> {
+    match UdpSocket::bind((address, 0)) {
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Err(format!(
+            "--source: {address} is not an address of this machine: add it to an interface (ip address add), or name another one"
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Scope {
     /// About destinations by their MX hosts, known only when DNS has answered: too late for what a message
     /// is cut into.
     Provider,
+    /// About what many destinations share: a local address.
+    Shared,
 }
 
 /// One key of a section.
@@ -62,7 +64,7 @@ fn addresses(text: &str) -> Parsed<Vec<IpAddr>> {
 pub static KEYS: [Key; 9] = [
     Key {
         name: "connections",
-        scope: Scope::Provider,
+        scope: Scope::Shared,
         set: |knobs, text| {
             let most = (limits::OUTBOUND_CONNECTIONS_PER_WORKER * limits::WORKERS) as u64;
             knobs.connections = Some(count(text, most)? as u32);
@@ -72,13 +74,13 @@ pub static KEYS: [Key; 9] = [
     },
     Key {
         name: "connection-rate",
-        scope: Scope::Provider,
+        scope: Scope::Shared,
         set: |knobs, text| grammar::rate(text).map(|rate| knobs.connection_rate = Some(rate)),
         show: |knobs| knobs.connection_rate.map(|rate| rate.to_string()),
     },
     Key {
         name: "message-rate",
-        scope: Scope::Provider,
+        scope: Scope::Shared,
         set: |knobs, text| grammar::rate(text).map(|rate| knobs.message_rate = Some(rate)),
         show: |knobs| knobs.message_rate.map(|rate| rate.to_string()),
     },
@@ -167,6 +169,15 @@ impl Knobs {
     /// What is set, as it is written.
     pub fn lines(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
         KEYS.iter().filter_map(|key| Some((key.name, key.show(self)?)))
+    }
+
+    /// What is set, as lines of a section.
+    pub fn to_toml(&self) -> String {
+        let line = |(key, value): (&str, String)| match value.parse::<u32>() {
+            Ok(number) => format!("{key} = {number}\n"),
+            Err(_) => format!("{key} = {}\n", toml::Value::String(value)),
+        };
+        self.lines().map(line).collect()
     }
 
     /// These, and what they leave out from `below`.

@@ -6,6 +6,7 @@
 //! comes from the first section that names it; finding a domain's section costs one hash probe for each
 //! label. Must not: read TOML (`sections`), ask DNS or count anything.
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use super::knobs::{KEYS, Knobs};
 use crate::mail::address::Domain;
@@ -31,6 +32,8 @@ pub struct Rules {
     /// A provider's number is its place here plus one, 0 for none.
     pub(super) providers: Vec<Provider>,
     pub(super) by_mx: HashMap<String, u16>,
+    /// Limits of local addresses.
+    pub(super) sources: Vec<(IpAddr, Knobs)>,
 }
 
 /// One key as it holds for a destination.
@@ -55,6 +58,30 @@ impl Rules {
         let names = hosts.filter(|(preference, _)| Some(*preference) == best).map(|(_, name)| name);
         let known = names.map(|name| (name, find(&self.by_mx, name))).filter(|(_, provider)| *provider > 0);
         known.min().map_or(0, |(_, provider)| provider)
+    }
+
+    /// What a local address may do; none where nothing is said of it.
+    pub fn source(&self, address: IpAddr) -> Option<&Knobs> {
+        self.sources.iter().find(|(own, _)| *own == address).map(|(_, knobs)| knobs)
+    }
+
+    /// What holds for a local address, by key.
+    pub fn explain_source(&self, address: IpAddr) -> Vec<Line> {
+        let from = format!("[source.\"{address}\"]");
+        let lines = self.source(address).into_iter().flat_map(Knobs::lines);
+        lines.map(|(key, value)| Line { key, value, from: from.clone() }).collect()
+    }
+
+    /// The local addresses that have a section.
+    pub fn limited_sources(&self) -> impl Iterator<Item = IpAddr> {
+        self.sources.iter().map(|(address, _)| *address)
+    }
+
+    /// The local addresses that sections name for their destinations.
+    pub fn source_lists(&self) -> impl Iterator<Item = &[IpAddr]> {
+        let all = self.destinations.iter().map(|(_, knobs)| knobs);
+        let all = all.chain(self.providers.iter().map(|provider| &provider.knobs));
+        all.filter_map(|knobs| knobs.sources.as_deref())
     }
 
     pub fn providers(&self) -> &[Provider] {

@@ -4,6 +4,8 @@
 //! sections and keys, wrong values and patterns named twice are refused by name; a key of a shipped
 //! provider that the file names again is replaced, the others stay. Must not: decide what holds for a
 //! destination (`rules`).
+use std::net::IpAddr;
+
 use super::knobs::{KEYS, Key, Knobs, Scope};
 use super::rules::{Provider, Rules};
 use super::{Config, Problem, file};
@@ -16,6 +18,17 @@ const SHIPPED: &str = include_str!("providers.toml");
 
 /// The sections a file may hold.
 pub const SECTIONS: [&str; 2] = ["destination", "provider"];
+
+/// The local addresses that `[source."ADDR"]` sections name, as texts of the setting.
+pub fn sources(sections: &toml::Table) -> Vec<String> {
+    let text = |(address, section): (&String, &toml::Value)| {
+        let name = section.get(EHLO_NAME)?.as_str()?;
+        address.parse::<IpAddr>().ok().map(|_| format!("{address},{name}"))
+    };
+    sections.iter().filter_map(text).collect()
+}
+
+const EHLO_NAME: &str = "ehlo-name";
 
 /// Reads the sections of `table`; everything else in it is left alone. `shipped`: begin with the limits
 /// that come with this version.
@@ -48,7 +61,7 @@ impl Reader<'_> {
     fn sections(&mut self, table: &toml::Table) {
         for (name, section) in self.named(table, "destination") {
             let shown = format!("[destination.\"{name}\"]");
-            let knobs = self.knobs(&shown, &section, Scope::Destination);
+            let knobs = self.knobs(&shown, &section, Scope::Destination, None);
             match pattern(&name) {
                 Ok(pattern) => self.rules.destinations.push((pattern, knobs)),
                 Err(why) => self.complain(&shown, &why),
@@ -56,6 +69,11 @@ impl Reader<'_> {
         }
         for (name, section) in self.named(table, "provider") {
             self.provider(&name, &section);
+        }
+        if table.get("source").is_some_and(toml::Value::is_table) {
+            for (address, section) in self.named(table, "source") {
+                self.source(&address, &section);
+            }
         }
         if self.rules.destinations.len() > limits::DESTINATION_RULES {
             let most = format!("has more than {} sections", limits::DESTINATION_RULES);
@@ -90,7 +108,7 @@ impl Reader<'_> {
 
     fn provider(&mut self, name: &str, section: &toml::Table) {
         let shown = format!("[provider.{name}]");
-        let knobs = self.knobs(&shown, section, Scope::Provider);
+        let knobs = self.knobs(&shown, section, Scope::Provider, Some("match-mx"));
         let match_mx = section.get("match-mx").map(|value| self.patterns(&shown, value));
         let shipped = self.shipping;
         match self.rules.providers.iter_mut().find(|p| p.name == name) {
@@ -109,6 +127,23 @@ impl Reader<'_> {
                 let match_mx = match_mx.unwrap_or_default();
                 self.rules.providers.push(Provider { name: name.to_owned(), match_mx, knobs, shipped });
             }
+        }
+    }
+
+    fn source(&mut self, address: &str, section: &toml::Table) {
+        let shown = format!("[source.\"{address}\"]");
+        let knobs = self.knobs(&shown, section, Scope::Shared, Some(EHLO_NAME));
+        match section.get(EHLO_NAME) {
+            Some(toml::Value::String(_)) => {}
+            Some(_) => self.complain(&shown, "ehlo-name takes a text in quotes"),
+            None => self.complain(&shown, "has no ehlo-name: name the host that greets from there"),
+        }
+        match address.parse() {
+            Ok(address) if self.rules.source(address).is_some() => {
+                self.complain(&shown, "stands there twice")
+            }
+            Ok(address) => self.rules.sources.push((address, knobs)),
+            Err(_) => self.complain(&shown, "is not an address: write it as in [source.\"192.0.2.1\"]"),
         }
     }
 
@@ -131,11 +166,9 @@ impl Reader<'_> {
         patterns
     }
 
-    /// The keys of a section.
-    fn knobs(&mut self, shown: &str, section: &toml::Table, scope: Scope) -> Knobs {
+    /// The keys of a section; the caller reads the `other` one.
+    fn knobs(&mut self, shown: &str, section: &toml::Table, scope: Scope, other: Option<&str>) -> Knobs {
         let mut knobs = Knobs::default();
-        // Read by the caller.
-        let other = if scope == Scope::Provider { Some("match-mx") } else { None };
         for (name, value) in section.iter().filter(|(name, _)| other != Some(name.as_str())) {
             let Some(key) = Key::find(name).filter(|key| key.scope >= scope) else {
                 let known: Vec<_> = KEYS.iter().filter(|k| k.scope >= scope).map(|k| k.name).collect();
@@ -208,10 +241,7 @@ impl Rules {
                 let list: Vec<_> = match_mx.iter().map(|p| quoted(p)).collect();
                 out.push_str(&format!("match-mx = [{}]\n", list.join(", ")));
             }
-            for (key, value) in knobs.lines() {
-                let value = value.parse::<u32>().map_or_else(|_| quoted(&value), |n| n.to_string());
-                out.push_str(&format!("{key} = {value}\n"));
-            }
+            out.push_str(&knobs.to_toml());
         };
         for (pattern, knobs) in &self.destinations {
             section(format!("[destination.{}]", quoted(pattern)), &[], knobs);

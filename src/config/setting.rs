@@ -316,7 +316,7 @@ pub static SETTINGS: &[Setting] = &[
         "source",
         "ADDR,EHLO-NAME",
         Unset("the kernel's choice, with --hostname"),
-        "Local address to deliver from, and the name to greet with there",
+        "Local address to deliver from, and the name to greet with there; several take turns; [source.\"ADDR\"] sections of the file give them limits",
     ),
     one("user", "NAME", Unset("stay who started it"), "User to become once the ports are open"),
     Setting {

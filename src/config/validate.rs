@@ -3,12 +3,14 @@
 //! Owns: what is allowed. Promises: all problems of single values are reported together, then all of
 //! the rules between them; each names the setting as it was given (flag, variable or file key) and
 //! the remedy. Must not: look at the machine (`inspect`).
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::grammar::{self, Parsed, show_duration, show_size};
-use super::{ClientLimits, Config, Durability, Effective, Entry, Origin, Problem};
+use super::{ClientLimits, Config, Durability, Effective, Entry, Origin, Problem, Source};
 use crate::limits;
+use crate::mail::address::Domain;
 use crate::route::RouteTable;
 
 impl Effective {
@@ -70,8 +72,38 @@ impl Config {
         if self.delay_warning >= self.max_age && self.delay_warning != limits::DEFAULT_DELAY_WARNING {
             warnings.push("delay-warning has no effect: mail is returned at max-age before that".into());
         }
+        for address in self.rules.limited_sources().filter(|address| !self.sends_from(*address)) {
+            warnings.push(format!("[source.\"{address}\"] has no effect: --source does not name it"));
+        }
         warnings.extend(self.rules.warnings(&self.knobs()));
         warnings
+    }
+}
+
+impl Config {
+    fn sends_from(&self, address: IpAddr) -> bool {
+        self.sources.iter().any(|source| source.address == address)
+    }
+
+    /// Routes to addresses that none of the local ones they may leave from can reach.
+    fn unreachable_routes(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (pattern, target) in self.routes.addresses().filter(|_| !self.sources.is_empty()) {
+            let domain = Domain::parse(pattern.as_bytes()).ok();
+            let rule = domain.map_or(0, |domain| self.rules.rule_of(&domain));
+            let allowed = self.rules.knobs(rule, 0).sources;
+            let reaches = |source: &&Source| {
+                source.address.is_ipv4() == target.is_ipv4()
+                    && allowed.as_ref().is_none_or(|list| list.contains(&source.address))
+            };
+            if self.sources.iter().find(reaches).is_none() {
+                let family = if target.is_ipv4() { "IPv4" } else { "IPv6" };
+                found.push(format!(
+                    "{pattern:?} goes to {target}, but no --source for it is {family}: add one"
+                ));
+            }
+        }
+        found
     }
 }
 
@@ -180,6 +212,9 @@ impl Reader<'_> {
         let addresses: Vec<_> = config.sources.iter().map(|source| source.address).collect();
         if let Some(twice) = repeated(&addresses, |_| true) {
             self.complain("source", &format!("names {twice} twice"));
+        }
+        for why in config.unreachable_routes() {
+            self.complain("route", &why);
         }
         self.problems.extend(config.rules.contradictions(config));
         let _ = self.one("provider-defaults", grammar::switch);

@@ -82,6 +82,18 @@ impl RouteTable {
         }
     }
 
+    /// The rules that go to an address: pattern and address, by pattern.
+    pub fn addresses(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
+        let mut all = Vec::new();
+        for (pattern, goal) in &self.goals {
+            if let Goal::Fixed(address) = goal {
+                all.push((&**pattern, *address));
+            }
+        }
+        all.sort_unstable();
+        all.into_iter()
+    }
+
     fn find(&self, name: &str) -> Option<&Goal> {
         if self.goals.is_empty() {
             return None;

@@ -3,11 +3,16 @@
 //! Owns: [`Gate`] and its makers. Promises: read-only; a gate is named only while it holds, with since
 //! when and until when as far as that is known; looking for one entry's place costs a walk of its
 //! destination's queues, nothing else does. Must not: change anything.
+use std::net::IpAddr;
+
+use super::connection::Connection;
 use super::pool::PoolKey;
 use super::shard::Shard;
+use super::sources::SourceSet;
 use super::wheel::NIL;
 use super::{DestinationStats, Entry};
 use crate::clock::WallTime;
+use crate::limits;
 use crate::mail::address::Domain;
 
 /// What holds mail back.
@@ -158,13 +163,31 @@ impl Shard {
         let name = match key {
             PoolKey::Site { .. } => "its set of MX hosts".to_owned(),
             PoolKey::Provider(n) => format!("provider {n}"),
-            PoolKey::Source(n) => format!("source {n}"),
+            PoolKey::Sources(set) => return self.describe_sources(set),
+            PoolKey::Source(source) => format!("source {source}"),
             PoolKey::Server => "the server".to_owned(),
         };
-        match self.pools.describe(key) {
-            Some((used, waiting)) => format!("{name} ({used} in use, {waiting} wait)"),
-            None => name,
-        }
+        let limits = key.limits(&self.policies);
+        let connections =
+            (limits.connections < u32::MAX).then(|| format!("connections {}", limits.connections));
+        let connection_rate = limits.connection_rate.map(|rate| format!("connection-rate {rate}"));
+        let message_rate = limits.message_rate.map(|rate| format!("message-rate {rate}"));
+        let allowed: Vec<String> =
+            [connections, connection_rate, message_rate].into_iter().flatten().collect();
+        let use_of = self.pools.describe(key).map(|(used, waiting)| format!("{used} in use, {waiting} wait"));
+        let parts: Vec<String> =
+            [allowed.join(", ")].into_iter().filter(|p| !p.is_empty()).chain(use_of).collect();
+        if parts.is_empty() { name } else { format!("{name} ({})", parts.join("; ")) }
+    }
+
+    /// The addresses of a set, each with its own use.
+    fn describe_sources(&self, set: SourceSet) -> String {
+        let of = |source: &IpAddr| self.describe_pool(PoolKey::Source(*source));
+        let members = self.policies.sources.members(set);
+        let all: Vec<String> = members.iter().take(limits::SOURCES_SHOWN).map(of).collect();
+        let more = members.len() - all.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("any of {}{more}", all.join(", "))
     }
 
     fn throttle_gates(&self, id: u32, gates: &mut Vec<Gate>) {
@@ -185,6 +208,14 @@ impl Shard {
             let of: Vec<String> = keys.iter().map(|key| self.describe_pool(*key)).collect();
             gates.push(gate(GateKind::SharedLimit, format!("waits for a connection: {}", of.join(", "))));
         }
+        let asks =
+            |conn: &Connection| conn.asked && self.destinations.lanes[conn.lane as usize].destination == id;
+        if let Some((_, conn)) = self.connections.slab.iter().find(|(_, conn)| asks(conn)) {
+            let keys = conn.permit.iter().flat_map(|keys| keys.iter());
+            let metered = keys.filter(|key| key.limits(&self.policies).message_rate.is_some());
+            let of: Vec<String> = metered.map(|key| self.describe_pool(*key)).collect();
+            gates.push(gate(GateKind::SharedLimit, format!("waits for a message: {}", of.join(", "))));
+        }
         if let Some(adaptive) = &throttle.adaptive
             && destination.ready > 0
         {
@@ -199,14 +230,14 @@ impl Shard {
                 gates.push(Gate { since, until: Some(until), ..gate(GateKind::MessageRate, detail) });
             }
         }
-        let limits = self.policy(id).limits;
+        let ordered = self.policy(id).limits;
         let rates = [
-            (GateKind::MessageRate, throttle.message_pace, throttle.messages, limits.message_rate),
+            (GateKind::MessageRate, throttle.message_pace, throttle.messages, ordered.message_rate),
             (
                 GateKind::ConnectionRate,
                 throttle.connection_pace,
                 throttle.connections,
-                limits.connection_rate,
+                ordered.connection_rate,
             ),
         ];
         for (kind, pace, clocked, rate) in rates {

@@ -53,6 +53,7 @@ mod shared;
 #[cfg(test)]
 mod sim;
 mod slots;
+mod sources;
 mod take;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,7 @@ mod timers;
 mod trial;
 mod wheel;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +75,7 @@ pub use policy::{ByName, Limits, Policies, Policy, PolicyId, Rate, StreamPolicy}
 pub use pool::{PoolKey, PoolMessage};
 pub use rules::{Reaction, Rule, RuleSet, Verdict};
 pub use shard::{Shard, shard_of};
+pub use sources::{SourceSet, Sources};
 pub use take::{Take, Waiting};
 
 /// A stream of mail (a tenant, a campaign) as the scheduler knows it: the caller gives names numbers. One
@@ -185,10 +188,10 @@ pub enum Event<'a> {
     /// Operator: the end of a suspension, its own or one that a reply has caused.
     Resume { destination: &'a Domain },
     /// The hosts of a connection being opened are known: `hosts` names the set of MX hosts (None: a route of
-    /// the operator's), `provider` whose they are (0: nobody known), `source` the local address it would use.
+    /// the operator's), `provider` whose they are (0: nobody known), `sources` the local addresses it may use (None: the kernel's choice).
     /// Answered, now or when the pools it is in have answered, with `Action::Proceed` or `Action::Close`; not
     /// a packet is sent to them before.
-    Resolved { conn: ConnId, hosts: Option<u64>, provider: u16, source: Option<u16> },
+    Resolved { conn: ConnId, hosts: Option<u64>, provider: u16, sources: Option<SourceSet> },
     /// What another shard has to say (see `Action::Tell`).
     Pool(PoolMessage),
     /// New policies and limits, in force from here on; every destination's policy is found anew.
@@ -201,10 +204,10 @@ pub enum Event<'a> {
 pub enum Action {
     /// Open a connection at `home` for `destination`: report its hosts with Resolved, wait for Proceed, then
     /// report with Want, ConnectFailed or ConnectPutOff. A Close may come first; it is answered with Closed.
-    /// With a `source`, from that address.
-    Connect { home: u8, conn: ConnId, destination: Domain, source: Option<u16> },
-    /// The connection that has been Resolved may be made.
-    Proceed { home: u8, conn: ConnId },
+    /// With a `source`, a place at that local address is kept for it.
+    Connect { home: u8, conn: ConnId, destination: Domain, source: Option<IpAddr> },
+    /// The connection that has been Resolved may be made; with a `source`, from that address.
+    Proceed { home: u8, conn: ConnId, source: Option<IpAddr> },
     /// For the shard of that number, as `Event::Pool`.
     Tell { shard: u8, message: PoolMessage },
     /// Deliver over this open connection.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sources::{SourceSet, Sources};
 use crate::mail::address::Domain;
 
 /// `count` in any half-open window of `per`, of which up to `burst` may come at once.
@@ -123,8 +124,7 @@ pub struct Policies {
     pub sites: Vec<Limits>,
     /// Limits of all sites of a provider together; the first is not used.
     pub providers: Vec<Limits>,
-    /// Limits of each source address, in the order of the configuration.
-    pub sources: Vec<Limits>,
+    pub sources: Sources,
     /// Of each stream, by its number; a stream beyond the end is like [`StreamPolicy::default`].
     pub streams: Vec<StreamPolicy>,
     /// Limits of the whole server.
@@ -144,15 +144,15 @@ impl Policies {
             by_name: Arc::new(|_| 0),
             sites: vec![Limits::NONE],
             providers: vec![Limits::NONE],
-            sources: Vec::new(),
+            sources: Sources::default(),
             streams: Vec::new(),
             server: Limits::NONE,
         }
     }
 
     /// Whether connections to such hosts are in any limit that destinations share.
-    pub fn shares(&self, hosts: Option<u64>, provider: u16) -> bool {
-        !super::pool::keys(self, hosts, provider, None).is_empty()
+    pub fn shares(&self, hosts: Option<u64>, provider: u16, sources: Option<SourceSet>) -> bool {
+        !super::pool::keys(self, hosts, provider, sources).is_empty()
     }
 
     /// The policy of that id, or the first.

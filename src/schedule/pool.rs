@@ -11,12 +11,14 @@
 //! other way round, and no two can wait for each other.
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::pace::{Clocked, Pace};
 use super::policy::{Limits, Policies};
+use super::sources::{SourceSet, WaitingSets};
 use super::{Action, ConnId};
 use crate::clock::WallTime;
 
@@ -27,19 +29,32 @@ pub enum PoolKey {
     Site { hosts: u64, provider: u16 },
     /// All sites of a provider.
     Provider(u16),
-    /// A local address, by its place in the configuration.
-    Source(u16),
+    /// Any address of a set, as it is asked for. What is granted names one of them.
+    Sources(SourceSet),
+    /// A local address.
+    Source(IpAddr),
     /// Everything.
     Server,
 }
 
 impl PoolKey {
-    fn limits(self, policies: &Policies) -> Limits {
+    /// Whether the test holds for its limits, or those of any address in a set.
+    fn any(self, policies: &Policies, test: impl Fn(Limits) -> bool) -> bool {
+        match self {
+            PoolKey::Sources(set) => {
+                policies.sources.members(set).iter().any(|source| test(policies.sources.limits_of(*source)))
+            }
+            key => test(key.limits(policies)),
+        }
+    }
+
+    pub(super) fn limits(self, policies: &Policies) -> Limits {
         let at = |list: &[Limits], place: u16| list.get(usize::from(place)).copied().unwrap_or_default();
         match self {
             PoolKey::Site { provider, .. } => at(&policies.sites, provider),
             PoolKey::Provider(provider) => at(&policies.providers, provider),
-            PoolKey::Source(source) => at(&policies.sources, source),
+            PoolKey::Source(source) => policies.sources.limits_of(source),
+            PoolKey::Sources(_) => Limits::NONE,
             PoolKey::Server => policies.server,
         }
     }
@@ -48,8 +63,9 @@ impl PoolKey {
     fn owner(self, shards: u8) -> u8 {
         let hash = match self {
             PoolKey::Site { hosts, .. } => hosts,
-            PoolKey::Provider(n) | PoolKey::Source(n) => u64::from(n),
-            PoolKey::Server => 0,
+            PoolKey::Provider(n) => u64::from(n),
+            // Sets share addresses, so one shard counts them all.
+            PoolKey::Sources(_) | PoolKey::Source(_) | PoolKey::Server => 0,
         };
         (hash % u64::from(shards.max(1))) as u8
     }
@@ -60,17 +76,31 @@ pub(super) fn keys(
     policies: &Policies,
     hosts: Option<u64>,
     provider: u16,
-    source: Option<u16>,
+    sources: Option<SourceSet>,
 ) -> Arc<[PoolKey]> {
     let site = hosts.map(|hosts| PoolKey::Site { hosts, provider });
     let provider = (provider > 0).then_some(PoolKey::Provider(provider));
-    let all = [site, provider, source.map(PoolKey::Source), Some(PoolKey::Server)];
-    all.into_iter().flatten().filter(|key| !key.limits(policies).is_none()).collect()
+    let all = [site, provider, sources.map(PoolKey::Sources), Some(PoolKey::Server)];
+    all.into_iter().flatten().filter(|key| key.any(policies, |limits| !limits.is_none())).collect()
+}
+
+/// Whether a permit that names an address is what these keys ask for.
+pub(super) fn fits(policies: &Policies, permit: &[PoolKey], keys: &[PoolKey]) -> bool {
+    let same = |(held, wanted): (&PoolKey, &PoolKey)| match (held, wanted) {
+        (PoolKey::Source(source), PoolKey::Sources(set)) => policies.sources.members(*set).contains(source),
+        _ => held == wanted,
+    };
+    permit.len() == keys.len() && permit.iter().zip(keys).all(same)
+}
+
+/// The local address that a permit is for.
+pub(super) fn source_of(permit: &[PoolKey]) -> Option<IpAddr> {
+    permit.iter().find_map(|key| if let PoolKey::Source(source) = key { Some(*source) } else { None })
 }
 
 /// Whether messages over a connection in these pools are granted one by one.
 pub(super) fn is_metered(policies: &Policies, keys: &[PoolKey]) -> bool {
-    keys.iter().any(|key| key.limits(policies).message_rate.is_some())
+    keys.iter().any(|key| key.any(policies, |limits| limits.message_rate.is_some()))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +118,8 @@ pub struct Request {
     /// The destination it is for, and which of that place's lives.
     pub(super) destination: u32,
     pub(super) serial: u32,
-    keys: Arc<[PoolKey]>,
-    at: u8,
+    pub(super) keys: Arc<[PoolKey]>,
+    pub(super) at: u8,
 }
 
 impl Request {
@@ -114,12 +144,14 @@ pub enum PoolMessage {
 }
 
 #[derive(Debug)]
-struct Pool {
-    used: u32,
-    connections: Clocked,
+pub(super) struct Pool {
+    pub(super) used: u32,
+    pub(super) connections: Clocked,
     messages: Clocked,
-    waiting: VecDeque<Request>,
+    pub(super) waiting: VecDeque<Request>,
     metered: VecDeque<Request>,
+    /// Of a set of addresses: whose turn it is.
+    pub(super) turn: u32,
     /// It is in the heap of those that wake.
     wakes: bool,
 }
@@ -131,6 +163,7 @@ impl Pool {
         messages: Clocked::NEW,
         waiting: VecDeque::new(),
         metered: VecDeque::new(),
+        turn: 0,
         wakes: false,
     };
 }
@@ -141,6 +174,7 @@ pub(super) struct Pools {
     index: u8,
     shards: u8,
     pools: HashMap<PoolKey, Pool, foldhash::fast::RandomState>,
+    pub(super) sets: WaitingSets,
     /// When pools that wait for time are to be looked at.
     wakes: BinaryHeap<Reverse<(WallTime, PoolKey)>>,
     /// Said to this shard itself and not heard yet.
@@ -149,7 +183,23 @@ pub(super) struct Pools {
 
 impl Pools {
     pub(super) fn new(index: u8, shards: u8) -> Pools {
-        Pools { index, shards, pools: HashMap::default(), wakes: BinaryHeap::new(), letters: VecDeque::new() }
+        Pools {
+            index,
+            shards,
+            pools: HashMap::default(),
+            sets: WaitingSets::default(),
+            wakes: BinaryHeap::new(),
+            letters: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn get(&self, key: PoolKey) -> Option<&Pool> {
+        self.pools.get(&key)
+    }
+
+    /// The pool, made if there is none.
+    pub(super) fn pool(&mut self, key: PoolKey) -> &mut Pool {
+        self.pools.entry(key).or_insert(Pool::EMPTY)
     }
 
     pub(super) fn next(&self) -> Option<WallTime> {
@@ -191,7 +241,10 @@ impl Pools {
         actions: &mut Vec<Action>,
     ) {
         let key = request.keys[usize::from(request.at)];
-        let pool = self.pools.entry(key).or_insert(Pool::EMPTY);
+        if let PoolKey::Sources(set) = key {
+            self.sets.add(set);
+        }
+        let pool = self.pool(key);
         let queue = match request.wanted {
             Wanted::Connection => &mut pool.waiting,
             Wanted::Message => &mut pool.metered,
@@ -202,7 +255,7 @@ impl Pools {
         let waits = self.pools.get(&key).is_some_and(|p| p.waiting.back() == Some(&request));
         if waits {
             self.say(request.shard, PoolMessage::Waits(request), actions);
-            if first {
+            if first && !matches!(key, PoolKey::Sources(_)) {
                 self.tell_contended(key, true, actions);
             }
         }
@@ -225,6 +278,20 @@ impl Pools {
             }
         }
         self.pump(policies, now, key, actions);
+        if matches!((key, wanted), (PoolKey::Source(_), Wanted::Connection)) {
+            self.pump_sources(policies, now, actions);
+        }
+    }
+
+    /// Other limits are in force: what they allow is granted, what is no longer configured forgotten.
+    pub(super) fn revise(&mut self, policies: &Policies, now: WallTime, actions: &mut Vec<Action>) {
+        let keys: Vec<PoolKey> = self.pools.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.pump(policies, now, key, actions));
+        self.pump_sources(policies, now, actions);
+        self.pools.retain(|key, pool| match key {
+            PoolKey::Sources(set) => !pool.waiting.is_empty() || !policies.sources.members(*set).is_empty(),
+            _ => true,
+        });
     }
 
     /// The pools whose time has come.
@@ -242,6 +309,9 @@ impl Pools {
 
     /// Grants what the pool has to give, in the order it was asked for; what is left wakes in time.
     fn pump(&mut self, policies: &Policies, now: WallTime, key: PoolKey, actions: &mut Vec<Action>) {
+        if let PoolKey::Sources(_) = key {
+            return self.pump_sources(policies, now, actions);
+        }
         let limits = key.limits(policies);
         let connection_pace = limits.connection_rate.map(Pace::new);
         let message_pace = limits.message_rate.map(Pace::new);
@@ -290,17 +360,23 @@ impl Pools {
             let mail = if pool.metered.is_empty() { None } else { ready(pool.messages, message) };
             slot.into_iter().chain(mail).filter(|at| *at > now).min()
         };
-        if let Some(at) = at
-            && !pool.wakes
+        if let Some(at) = at {
+            self.wake_at(key, at);
+        }
+    }
+
+    /// The pool is looked at then, unless it is to be before that anyway.
+    pub(super) fn wake_at(&mut self, key: PoolKey, at: WallTime) {
+        if let Some(pool) = self.pools.get_mut(&key)
+            && !std::mem::replace(&mut pool.wakes, true)
         {
-            pool.wakes = true;
             self.wakes.push(Reverse((at, key)));
         }
     }
 
     /// To the next pool, or back to who asked.
-    fn pass_on(&mut self, mut request: Request, actions: &mut Vec<Action>) {
-        request.at += 1;
+    pub(super) fn pass_on(&mut self, mut request: Request, actions: &mut Vec<Action>) {
+        request.at = request.at.wrapping_add(1);
         match request.keys.get(usize::from(request.at)) {
             Some(key) => {
                 let to = key.owner(self.shards);
@@ -310,7 +386,7 @@ impl Pools {
         }
     }
 
-    fn tell_contended(&mut self, key: PoolKey, contended: bool, actions: &mut Vec<Action>) {
+    pub(super) fn tell_contended(&mut self, key: PoolKey, contended: bool, actions: &mut Vec<Action>) {
         for shard in 0..self.shards.max(1) {
             self.say(shard, PoolMessage::Contended(key, contended), actions);
         }

@@ -147,8 +147,8 @@ impl Shard {
                     self.resume(id, actions);
                 }
             }
-            Event::Resolved { conn, hosts, provider, source } => {
-                self.resolved(conn, (hosts, provider, source), actions);
+            Event::Resolved { conn, hosts, provider, sources } => {
+                self.resolved(conn, (hosts, provider, sources), actions);
             }
             Event::Pool(message) => self.hear(message, actions),
             Event::Learnt { destination } => {
@@ -158,6 +158,7 @@ impl Shard {
             }
             Event::Policies(policies) => {
                 self.policies = policies;
+                self.pools.revise(&self.policies, self.now, actions);
                 self.policies_from = Some(0);
                 self.find_policies(actions);
             }

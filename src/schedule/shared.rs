@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::connection::State;
 use super::pool::{self, PoolKey, PoolMessage, Request, Wanted};
 use super::shard::Shard;
+use super::sources::SourceSet;
 use super::wheel::NIL;
 use super::{Action, ConnId};
 use crate::limits;
@@ -34,24 +35,24 @@ impl Shard {
     pub(super) fn resolved(
         &mut self,
         conn: ConnId,
-        (hosts, provider, source): (Option<u64>, u16, Option<u16>),
+        (hosts, provider, sources): (Option<u64>, u16, Option<SourceSet>),
         actions: &mut Vec<Action>,
     ) {
         let Some(place) = self.connections.place(conn) else { return };
         if self.connections.slab[place as usize].state != State::Opening {
             return;
         }
-        let keys = pool::keys(&self.policies, hosts, provider, source);
+        let keys = pool::keys(&self.policies, hosts, provider, sources);
         let permit = self.connections.slab[place as usize].permit.take();
-        if permit.as_ref() == Some(&keys) || keys.is_empty() {
-            if let Some(other) = permit.as_ref().filter(|permit| **permit != keys) {
-                self.pools.give_back(other, Wanted::Connection, actions);
-            }
-            self.connections.slab[place as usize].permit = Some(keys);
+        if permit.as_ref().is_some_and(|permit| pool::fits(&self.policies, permit, &keys)) {
+            self.connections.slab[place as usize].permit = permit;
             return self.proceed(place, actions);
         }
         if let Some(other) = permit {
             self.pools.give_back(&other, Wanted::Connection, actions);
+        }
+        if keys.is_empty() {
+            return self.proceed(place, actions);
         }
         let destination = self.destination_of(place);
         let metered = pool::is_metered(&self.policies, &keys);
@@ -79,8 +80,10 @@ impl Shard {
     }
 
     fn proceed(&mut self, place: u32, actions: &mut Vec<Action>) {
-        let home = self.destinations.lanes[self.connections.slab[place as usize].lane as usize].home;
-        actions.push(Action::Proceed { home, conn: self.connections.id(place) });
+        let connection = &self.connections.slab[place as usize];
+        let home = self.destinations.lanes[connection.lane as usize].home;
+        let source = connection.permit.as_deref().and_then(pool::source_of);
+        actions.push(Action::Proceed { home, conn: self.connections.id(place), source });
     }
 
     /// The permit that waits for the next connection of the destination.

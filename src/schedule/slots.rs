@@ -17,7 +17,7 @@
 use super::Action;
 use super::connection::State;
 use super::destination::{Queue, Queues, Waiting};
-use super::pool::{PoolKey, Wanted};
+use super::pool::{Wanted, source_of};
 use super::shard::Shard;
 use super::wheel::NIL;
 use crate::limits;
@@ -111,9 +111,7 @@ impl Shard {
         self.count_connection(of);
         let permit = self.take_permit(of);
         let conn = self.connections.open(id);
-        let source = permit.as_ref().and_then(|keys| {
-            keys.iter().find_map(|key| if let PoolKey::Source(source) = key { Some(*source) } else { None })
-        });
+        let source = permit.as_deref().and_then(source_of);
         if let Some(place) = self.connections.place(conn) {
             self.connections.slab[place as usize].permit = permit;
         }

@@ -7,6 +7,8 @@ use crate::limits;
 
 #[path = "tests/shared.rs"]
 mod shared_limits;
+#[path = "tests/sources.rs"]
+mod source_limits;
 #[path = "tests/limits.rs"]
 mod throttled;
 

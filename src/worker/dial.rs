@@ -9,15 +9,16 @@ use std::sync::Arc;
 
 use super::Worker;
 use super::link::Link;
-use super::policies::provider_of;
+use super::policies::{provider_of, sources_of};
 use super::post::ShardEvent;
+use crate::config::Source;
 use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::reply::Reply;
 use crate::resolve::{Answer, Query};
 use crate::ring::Stream;
 use crate::route::{self, MxHost, Plan, PlanRules, Route, Target};
-use crate::schedule::shard_of;
+use crate::schedule::{SourceSet, shard_of};
 use crate::smtp::client::{ClientConfig, ClientEvent, ClientPhase, ClientSession};
 
 /// A connection whose greeting, EHLO and TLS are done.
@@ -44,11 +45,61 @@ fn failed(reply: Reply) -> DialError {
 
 /// Where a connection may go, before it goes anywhere.
 pub struct Way {
-    targets: Vec<Target>,
+    /// In the order in which they are tried.
+    pub legs: Vec<Leg>,
     /// A name for the set of MX hosts; None: a route of the operator's.
     pub hosts: Option<u64>,
     /// Whose hosts they are; 0: nobody known.
     pub provider: u16,
+}
+
+/// Addresses to try one after the other, and from where.
+pub struct Leg {
+    targets: Vec<Target>,
+    /// Of the targets' family; empty: the kernel's choice, for targets of any.
+    sources: Vec<Source>,
+}
+
+impl Leg {
+    /// The name of the local addresses it may use; None: the kernel's choice.
+    pub fn set(&self) -> Option<SourceSet> {
+        let addresses: Vec<IpAddr> = self.sources.iter().map(|source| source.address).collect();
+        (!addresses.is_empty()).then(|| SourceSet::of(&addresses))
+    }
+}
+
+impl Way {
+    /// Tries what that local address can reach first.
+    pub fn begin_with(&mut self, source: IpAddr) {
+        self.legs.sort_by_key(|leg| !leg.sources.iter().any(|own| own.address == source));
+    }
+
+    /// Cuts the targets where the family of their addresses changes, if there are local addresses to be kept
+    /// to. What none of those reaches is left out.
+    fn cut(targets: Vec<Target>, known: &[Source], allowed: Option<&[IpAddr]>) -> Result<Vec<Leg>, Reply> {
+        if known.is_empty() {
+            return Ok(vec![Leg { targets, sources: Vec::new() }]);
+        }
+        let family = |target: &Target| target.address.is_ipv4();
+        let mut unreached = None;
+        let mut legs = Vec::new();
+        for targets in targets.chunk_by(|a, b| family(a) == family(b)) {
+            let sources = sources_of(known, allowed, family(&targets[0]));
+            if sources.is_empty() {
+                unreached = Some(targets[0].clone());
+            } else {
+                legs.push(Leg { targets: targets.to_vec(), sources });
+            }
+        }
+        match unreached {
+            Some(target) if legs.is_empty() => {
+                let (ip, family) = (target.address.ip(), if family(&target) { "IPv4" } else { "IPv6" });
+                let text = format!("{} has {ip} alone, and no --source for it is {family}", target.name);
+                Err(Reply::local(451, (4, 4, 4), &text))
+            }
+            _ => Ok(legs),
+        }
+    }
 }
 
 /// Finds the hosts of a destination.
@@ -63,22 +114,29 @@ pub async fn find(worker: &Rc<Worker>, destination: &Domain) -> Result<Way, Dial
     Ok(way)
 }
 
-/// Connects to the first of the hosts that lets us.
-pub async fn dial(worker: &Rc<Worker>, destination: &Domain, way: Way) -> Result<Dialled, DialError> {
-    let Way { targets, provider, .. } = way;
-    let rules = &worker.live().config.rules;
-    let sources = rules.knobs(rules.rule_of(destination), provider).sources;
+/// Connects to the first of the hosts that lets us, from the local address `source` if one is named.
+pub async fn dial(worker: &Rc<Worker>, leg: &Leg, source: Option<IpAddr>) -> Result<Dialled, DialError> {
+    let from = match source {
+        Some(address) => match leg.sources.iter().find(|own| own.address == address) {
+            Some(own) => std::slice::from_ref(own),
+            // The configuration has changed meanwhile.
+            None => return Err(DialError::PutOff),
+        },
+        None => &leg.sources[..],
+    };
     let mut last = Reply::local(450, (4, 4, 1), "no host could be reached");
-    for target in targets {
-        match reach(worker, &target, sources.as_deref(), true).await {
+    for target in &leg.targets {
+        match reach(worker, target, worker.next_source(from), true).await {
             Ok(dialled) => return Ok(dialled),
             // TLS that fails is worse than none only to those who demand it: try once in the clear.
-            Err(Unreached::Tls(reply)) => match reach(worker, &target, sources.as_deref(), false).await {
-                Ok(dialled) => return Ok(dialled),
-                Err(Unreached::Tls(_)) => last = reply,
-                Err(Unreached::Host(reply)) => last = reply,
-                Err(Unreached::Ours) => return Err(DialError::PutOff),
-            },
+            Err(Unreached::Tls(reply)) => {
+                match reach(worker, target, worker.next_source(from), false).await {
+                    Ok(dialled) => return Ok(dialled),
+                    Err(Unreached::Tls(_)) => last = reply,
+                    Err(Unreached::Host(reply)) => last = reply,
+                    Err(Unreached::Ours) => return Err(DialError::PutOff),
+                }
+            }
             Err(Unreached::Host(reply)) => last = reply,
             Err(Unreached::Ours) => return Err(DialError::PutOff),
         }
@@ -109,12 +167,12 @@ async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<Way, DialE
     let (query, port) = match config.routes.lookup(destination) {
         Route::Fixed(address) => {
             let targets = vec![Target { name: format!("[{}]", address.ip()).into(), address }];
-            return Ok(Way { targets, hosts: None, provider: 0 });
+            return way(worker, destination, targets, (None, 0));
         }
         Route::Literal(ip) => {
             let host = MxHost { preference: 0, name: destination.clone(), addresses: vec![ip] };
             let targets = plan(worker, &[host], config.mx_port, config.allow_private_mx)?;
-            return Ok(Way { targets, hosts: None, provider: 0 });
+            return way(worker, destination, targets, (None, 0));
         }
         Route::Host(name, port) => (Query::Host(name), port),
         Route::Mx(domain) => (Query::Mail(domain), config.mx_port),
@@ -143,10 +201,27 @@ async fn targets(worker: &Rc<Worker>, destination: &Domain) -> Result<Way, DialE
                 .collect();
             let provider = provider_of(&config.rules, &hosts);
             let site = is_mx.then(|| name_of(&hosts));
-            Ok(Way { targets: plan(worker, &hosts, port, allow_private)?, hosts: site, provider })
+            way(worker, destination, plan(worker, &hosts, port, allow_private)?, (site, provider))
         }
         other => Err(failed(other.failure().expect("all but Hosts are failures"))),
     }
+}
+
+/// The targets and from where they are reached.
+fn way(
+    worker: &Rc<Worker>,
+    destination: &Domain,
+    targets: Vec<Target>,
+    (hosts, provider): (Option<u64>, u16),
+) -> Result<Way, DialError> {
+    let live = worker.live();
+    let config = &live.config;
+    let allowed = match config.sources.is_empty() {
+        true => None,
+        false => config.rules.knobs(config.rules.rule_of(destination), provider).sources,
+    };
+    let legs = Way::cut(targets, &config.sources, allowed.as_deref()).map_err(failed)?;
+    Ok(Way { legs, hosts, provider })
 }
 
 /// The set of hosts as a number: the same for all domains whose mail they take.
@@ -198,12 +273,11 @@ fn lost(host: &str, error: &std::io::Error) -> Reply {
 async fn reach(
     worker: &Rc<Worker>,
     target: &Target,
-    sources: Option<&[IpAddr]>,
+    source: Option<&Source>,
     starttls: bool,
 ) -> Result<Dialled, Unreached> {
-    let source = worker.next_source(target.address.ip(), sources);
-    let local = source.as_ref().map(|s| s.address);
-    let ehlo_name = source.as_ref().map_or(&*worker.shared.config.hostname, |s| &s.ehlo_name);
+    let local = source.map(|s| s.address);
+    let ehlo_name = source.map_or(&*worker.shared.config.hostname, |s| &s.ehlo_name);
     let stream = Stream::connect(target.address, local, limits::CONNECT_WAIT).await.map_err(|error| {
         if is_ours(&error) {
             tracing::warn!(host = &*target.name, source = ?local, %error, "cannot open a connection");
@@ -266,6 +340,50 @@ async fn greet(
                     let text = format!("{name} closed the connection before it was ready");
                     return Err(Unreached::Host(Reply::local(450, (4, 4, 2), &text)));
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_cut_by_the_addresses_that_reach_them() {
+        let target =
+            |text: &str| Target { name: "mx.test".into(), address: text.parse().expect("an address") };
+        let source =
+            |text: &str| Source { address: text.parse().expect("an address"), ehlo_name: "a.test".into() };
+        let known = ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(source);
+        let v4: IpAddr = "192.0.2.2".parse().expect("an address");
+        let four_six = ["1.1.1.1:25", "[::6]:25", "[::7]:25", "2.2.2.2:25"];
+        for (targets, known, allowed, legs) in [
+            (&four_six[..], &known[..0], None, Ok(vec![(4, 0)])),
+            (&four_six[..], &known[..], None, Ok(vec![(1, 2), (2, 1), (1, 2)])),
+            (&four_six[..], &known[..2], None, Ok(vec![(1, 2), (1, 2)])),
+            (&four_six[..], &known[..], Some(&[v4][..]), Ok(vec![(1, 1), (1, 1)])),
+            (
+                &four_six[1..3],
+                &known[..2],
+                None,
+                Err("451 4.4.4 mx.test has ::6 alone, and no --source for it is IPv6"),
+            ),
+            (&[][..], &known[..], None, Ok(vec![])),
+        ] {
+            let targets = targets.iter().map(|text| target(text)).collect();
+            let cut = Way::cut(targets, known, allowed);
+            let sizes = cut
+                .as_ref()
+                .map(|legs| legs.iter().map(|leg| (leg.targets.len(), leg.sources.len())).collect());
+            assert_eq!(sizes.map_err(ToString::to_string), legs.map_err(str::to_owned));
+            if let Ok(legs) = cut
+                && legs.len() == 3
+            {
+                let mut way = Way { legs, hosts: None, provider: 0 };
+                way.begin_with(known[2].address);
+                let order: Vec<usize> = way.legs.iter().map(|leg| leg.targets.len()).collect();
+                assert_eq!(order, [2, 1, 1], "what the address reaches comes first");
             }
         }
     }

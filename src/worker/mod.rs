@@ -284,20 +284,11 @@ impl Worker {
         live.policies.get(live.policies.of(destination)).max_age
     }
 
-    /// The local address for a delivery to `target`: the configured ones of its family in turn, or those of
-    /// them that are `allowed`.
-    fn next_source(&self, target: IpAddr, allowed: Option<&[IpAddr]>) -> Option<Source> {
-        let live = self.live();
-        let fits = |s: &&Source| {
-            s.address.is_ipv4() == target.is_ipv4() && allowed.is_none_or(|list| list.contains(&s.address))
-        };
-        let count = live.config.sources.iter().filter(fits).count();
-        if count == 0 {
-            return None;
-        }
+    /// Which of these local addresses has its turn; none of none.
+    fn next_source<'a>(&self, from: &'a [Source]) -> Option<&'a Source> {
         let turn = self.sources_used.get();
         self.sources_used.set(turn.wrapping_add(1));
-        live.config.sources.iter().filter(fits).nth(turn % count).cloned()
+        from.get(turn % from.len().max(1))
     }
 
     /// Ends when a drain begins.

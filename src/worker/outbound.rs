@@ -7,6 +7,7 @@
 //! closed; a peer can stall only its own connection. Must not: choose mail or set retry times.
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct Connection {
     closing: Cell<bool>,
     /// The shard lets it go to the hosts that were found.
     agreed: Cell<bool>,
+    /// From this local address; None: as the configuration says.
+    source: Cell<Option<IpAddr>>,
     draining: Cell<bool>,
     /// Messages started and not yet answered.
     flying: RefCell<Vec<Slot>>,
@@ -52,8 +55,9 @@ impl Connection {
         self.inbox.borrow_mut().push_back(entry);
         self.signal.raise();
     }
-    /// It may go on.
-    pub fn proceed(&self) {
+    /// It may go on, from that local address.
+    pub fn proceed(&self, source: Option<IpAddr>) {
+        self.source.set(source);
         self.agreed.set(true);
         self.signal.raise();
     }
@@ -69,13 +73,21 @@ impl Connection {
     }
 }
 
-/// Opens a connection in the name of `conn` of shard `shard`.
-pub fn start(worker: &Rc<Worker>, home: &Rc<Home>, shard: u8, conn: ConnId, destination: Domain) {
+/// Opens a connection in the name of `conn` of shard `shard`, which keeps a place at the local address
+/// `source` for it if it names one.
+pub fn start(
+    worker: &Rc<Worker>,
+    home: &Rc<Home>,
+    (shard, conn): (u8, ConnId),
+    destination: Domain,
+    source: Option<IpAddr>,
+) {
     if worker.draining.get() || !home.may_deliver() || !worker.may_connect() {
         worker.tell_shard(shard.into(), ShardEvent::ConnectPutOff { conn });
         return;
     }
     let connection = Rc::new(Connection::default());
+    connection.source.set(source);
     home.connections.borrow_mut().insert((shard, conn), connection.clone());
     worker.counters.outbound_open.add(1);
     let (worker, home) = (worker.clone(), home.clone());
@@ -151,18 +163,30 @@ async fn reach(
     destination: &Domain,
     connection: &Rc<Connection>,
 ) -> Result<Option<Dialled>, DialError> {
-    let way = dial::find(worker, destination).await?;
-    if worker.live().policies.shares(way.hosts, way.provider) {
-        let (hosts, provider) = (way.hosts, way.provider);
-        worker.tell_shard(shard.into(), ShardEvent::Resolved { conn, hosts, provider });
-        while !connection.agreed.get() {
-            if connection.closing.get() {
-                return Ok(None);
+    let mut way = dial::find(worker, destination).await?;
+    if let Some(source) = connection.source.take() {
+        way.begin_with(source);
+    }
+    let mut failure = None;
+    for leg in &way.legs {
+        let (hosts, provider, sources) = (way.hosts, way.provider, leg.set());
+        if worker.live().policies.shares(hosts, provider, sources) {
+            connection.agreed.set(false);
+            worker.tell_shard(shard.into(), ShardEvent::Resolved { conn, hosts, provider, sources });
+            while !connection.agreed.get() {
+                if connection.closing.get() {
+                    return Ok(None);
+                }
+                connection.signal.wait().await;
             }
-            connection.signal.wait().await;
+        }
+        match dial::dial(worker, leg, connection.source.take()).await {
+            Ok(dialled) => return Ok(Some(dialled)),
+            Err(error @ DialError::Failed { .. }) if !worker.draining.get() => failure = Some(error),
+            Err(error) => return Err(error),
         }
     }
-    dial::dial(worker, destination, way).await.map(Some)
+    Err(failure.unwrap_or(DialError::PutOff))
 }
 
 /// A message on its way, in one transaction or in several.

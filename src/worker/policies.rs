@@ -3,15 +3,16 @@
 //! Owns: the numbering of policies by rule and provider. Promises: every rule has a policy with every
 //! provider, so that the policy of a destination is found by arithmetic once its rule and its provider
 //! are known. Must not: read sections (`config` does) or count anything (the scheduler does).
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::PartLimit;
 use super::providers::Providers;
-use crate::config::{Config, Knobs, Rules};
+use crate::config::{Config, Knobs, Rules, Source};
 use crate::limits;
 use crate::mail::address::Domain;
 use crate::route::MxHost;
-use crate::schedule::{Limits, Policies, Policy, PolicyId};
+use crate::schedule::{Limits, Policies, Policy, PolicyId, Sources};
 
 /// The policies of the configuration.
 pub fn policies(config: &Config, known: &Arc<Providers>) -> Policies {
@@ -30,7 +31,7 @@ pub fn policies(config: &Config, known: &Arc<Providers>) -> Policies {
         providers: (0..=provider_count)
             .map(|provider| if provider == 0 { Limits::NONE } else { limits_of(&rules.knobs(0, provider)) })
             .collect(),
-        sources: Vec::new(),
+        sources: sources(config),
         streams: Vec::new(),
         server: Limits {
             connections: config.total_connections.unwrap_or(u32::MAX),
@@ -38,6 +39,34 @@ pub fn policies(config: &Config, known: &Arc<Providers>) -> Policies {
             message_rate: config.total_rate,
         },
     }
+}
+
+/// The local addresses of one family that mail may leave from, in the order of their turns: all, or those of
+/// them that are `allowed`.
+pub fn sources_of(known: &[Source], allowed: Option<&[IpAddr]>, v4: bool) -> Vec<Source> {
+    let fits = |source: &&Source| {
+        source.address.is_ipv4() == v4 && allowed.is_none_or(|list| list.contains(&source.address))
+    };
+    known.iter().filter(fits).cloned().collect()
+}
+
+/// The limits of all local addresses, and the sets of them that a section or its absence lets be used.
+fn sources(config: &Config) -> Sources {
+    let mut sources = Sources::default();
+    for source in &config.sources {
+        let knobs = config.rules.source(source.address);
+        sources.limit(source.address, knobs.map_or(Limits::NONE, limits_of));
+    }
+    let mut lists: Vec<Option<&[IpAddr]>> = config.rules.source_lists().map(Some).collect();
+    lists.push(None);
+    for (allowed, v4) in lists.into_iter().flat_map(|allowed| [(allowed, true), (allowed, false)]) {
+        let addresses: Vec<IpAddr> =
+            sources_of(&config.sources, allowed, v4).iter().map(|source| source.address).collect();
+        if !addresses.is_empty() {
+            sources.add(&addresses);
+        }
+    }
+    sources
 }
 
 /// How many recipients of a domain go into one transaction. A function of the name alone, and of what is

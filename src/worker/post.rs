@@ -15,7 +15,7 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::reply::Reply;
 use crate::ring::MailboxSender;
-use crate::schedule::{Action, ConnId, Entry, Policies, PoolMessage, Verdict, Waiting};
+use crate::schedule::{Action, ConnId, Entry, Policies, PoolMessage, SourceSet, Verdict, Waiting};
 
 /// An event for a shard, owned, so that it can cross threads.
 #[derive(Debug)]
@@ -72,6 +72,7 @@ pub enum ShardEvent {
         conn: ConnId,
         hosts: Option<u64>,
         provider: u16,
+        sources: Option<SourceSet>,
     },
     /// From another shard.
     Pool(PoolMessage),

@@ -85,8 +85,8 @@ impl Worker {
             ShardEvent::Resume { destination } => Event::Resume { destination },
             ShardEvent::Policies(policies) => Event::Policies(policies.clone()),
             ShardEvent::Learnt { destination } => Event::Learnt { destination },
-            ShardEvent::Resolved { conn, hosts, provider } => {
-                Event::Resolved { conn: *conn, hosts: *hosts, provider: *provider, source: None }
+            ShardEvent::Resolved { conn, hosts, provider, sources } => {
+                Event::Resolved { conn: *conn, hosts: *hosts, provider: *provider, sources: *sources }
             }
             ShardEvent::Pool(message) => Event::Pool(message.clone()),
         };
@@ -129,8 +129,8 @@ impl Worker {
     fn perform(self: &Rc<Self>, shard: u8, action: Action, why: Option<Arc<Reply>>) {
         let Some(home) = home_of(&action).map(|home| self.home(home).clone()) else { return };
         match action {
-            Action::Connect { conn, destination, .. } => {
-                outbound::start(self, &home, shard, conn, destination);
+            Action::Connect { conn, destination, source, .. } => {
+                outbound::start(self, &home, (shard, conn), destination, source);
             }
             Action::Deliver { conn, entry, .. } => {
                 let connection = home.connections.borrow().get(&(shard, conn)).cloned();
@@ -139,9 +139,9 @@ impl Worker {
                     None => self.tell_shard(shard.into(), ShardEvent::Returned { conn, entry }),
                 }
             }
-            Action::Proceed { conn, .. } => {
+            Action::Proceed { conn, source, .. } => {
                 if let Some(connection) = home.connections.borrow().get(&(shard, conn)) {
-                    connection.proceed();
+                    connection.proceed(source);
                 }
             }
             Action::Close { conn, .. } => {

@@ -1,15 +1,25 @@
 //! Limits shared by many destinations, over several shards.
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
 
 use super::*;
 
 /// Two shards that pass on what they say to each other, and receivers that count.
-struct Pair {
-    shards: Vec<Shard>,
-    now: WallTime,
+pub(super) struct Pair {
+    pub(super) shards: Vec<Shard>,
+    pub(super) now: WallTime,
     conns: Vec<(usize, ConnId, Vec<Entry>)>,
-    most: usize,
-    sent: Vec<u64>,
+    /// The local addresses that a destination may use.
+    pub(super) sets: fn(&Domain) -> Option<SourceSet>,
+    /// From which address each open connection comes.
+    pub(super) from: HashMap<(usize, ConnId), IpAddr>,
+    /// When connections were made and messages sent, by address.
+    pub(super) opened: BTreeMap<IpAddr, Vec<u64>>,
+    pub(super) carried: BTreeMap<IpAddr, Vec<u64>>,
+    /// The most connections at a time, by address.
+    pub(super) peak: BTreeMap<IpAddr, usize>,
+    pub(super) most: usize,
+    pub(super) sent: Vec<u64>,
     open_all: usize,
     post: VecDeque<(usize, Action)>,
     busy: bool,
@@ -19,10 +29,14 @@ const HOSTS: u64 = 7;
 
 impl Pair {
     fn new(site: Limits) -> Pair {
+        Pair::with(|_| None, |policies| policies.sites = vec![site])
+    }
+
+    pub(super) fn with(sets: fn(&Domain) -> Option<SourceSet>, change: impl Fn(&mut Policies)) -> Pair {
         let shard = |index| {
             let settings = Settings::new();
             let mut policies = Policies::one(settings.policy);
-            policies.sites = vec![site];
+            change(&mut policies);
             Shard::new(ShardConfig {
                 seed: 1,
                 homes: 2,
@@ -39,6 +53,11 @@ impl Pair {
             shards: vec![shard(0), shard(1)],
             now: WallTime::from_secs(START),
             conns: Vec::new(),
+            sets,
+            from: HashMap::new(),
+            opened: BTreeMap::new(),
+            carried: BTreeMap::new(),
+            peak: BTreeMap::new(),
             most: 0,
             sent: Vec::new(),
             open_all: 0,
@@ -48,7 +67,7 @@ impl Pair {
     }
 
     /// Tells a shard, then carries out what comes of it, in the order in which it was said.
-    fn tell(&mut self, shard: usize, event: Event<'_>) {
+    pub(super) fn tell(&mut self, shard: usize, event: Event<'_>) {
         let mut actions = Vec::new();
         self.shards[shard].handle(self.now, event, &mut actions);
         self.post.extend(actions.into_iter().map(|action| (shard, action)));
@@ -57,10 +76,18 @@ impl Pair {
         }
         while let Some((shard, action)) = self.post.pop_front() {
             match action {
-                Action::Connect { conn, .. } => {
-                    self.tell(shard, Event::Resolved { conn, hosts: Some(HOSTS), provider: 0, source: None });
+                Action::Connect { conn, destination, .. } => {
+                    let (hosts, sources) = (Some(HOSTS), (self.sets)(&destination));
+                    self.tell(shard, Event::Resolved { conn, hosts, provider: 0, sources });
                 }
-                Action::Proceed { conn, .. } => {
+                Action::Proceed { conn, source, .. } => {
+                    if let Some(source) = source {
+                        self.from.insert((shard, conn), source);
+                        self.opened.entry(source).or_default().push(self.now.0);
+                        let open = self.from.values().filter(|own| **own == source).count();
+                        let peak = self.peak.entry(source).or_default();
+                        *peak = open.max(*peak);
+                    }
                     self.conns.push((shard, conn, Vec::new()));
                     self.open_all += 1;
                     self.most = self.most.max(self.conns.len());
@@ -68,6 +95,9 @@ impl Pair {
                 }
                 Action::Deliver { conn, entry, .. } => {
                     self.sent.push(self.now.0);
+                    if let Some(source) = self.from.get(&(shard, conn)) {
+                        self.carried.entry(*source).or_default().push(self.now.0);
+                    }
                     let held =
                         self.conns.iter_mut().find(|c| c.0 == shard && c.1 == conn).expect("it is open");
                     held.2.push(entry);
@@ -79,6 +109,7 @@ impl Pair {
                         None => self.tell(shard, Event::Closed { conn }),
                         Some(at) if self.conns[at].2.is_empty() => {
                             self.conns.remove(at);
+                            self.from.remove(&(shard, conn));
                             self.tell(shard, Event::Closed { conn });
                         }
                         Some(_) => {}
@@ -91,7 +122,7 @@ impl Pair {
         self.busy = false;
     }
 
-    fn enqueue(&mut self, shard: usize, name: &str, slot: u32) {
+    pub(super) fn enqueue(&mut self, shard: usize, name: &str, slot: u32) {
         let (destination, received_at, due) = (&domain(name), self.now, self.now);
         self.tell(
             shard,
@@ -109,7 +140,7 @@ impl Pair {
     }
 
     /// Every connection brings the outcome of one message and asks for more.
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         let open: Vec<(usize, ConnId)> = self.conns.iter().map(|c| (c.0, c.1)).collect();
         for (shard, conn) in open {
             let Some(at) = self.conns.iter().position(|c| c.0 == shard && c.1 == conn) else { continue };
@@ -126,12 +157,13 @@ impl Pair {
             });
             if idle && closing {
                 self.conns.remove(at);
+                self.from.remove(&(shard, conn));
                 self.tell(shard, Event::Closed { conn });
             }
         }
     }
 
-    fn pass(&mut self, ms: u64) {
+    pub(super) fn pass(&mut self, ms: u64) {
         let end = WallTime(self.now.0 + ms * 1000);
         loop {
             let next = (0..2).filter_map(|s| Some((self.shards[s].next_timer()?, s))).min();
@@ -142,7 +174,7 @@ impl Pair {
         self.now = end;
     }
 
-    fn left(&self) -> u64 {
+    pub(super) fn left(&self) -> u64 {
         self.shards.iter().map(|shard| shard.stats().entries).sum()
     }
 }
