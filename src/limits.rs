@@ -230,8 +230,8 @@ pub const FLUSHES_PER_SECOND: u32 = 50_000;
 /// time of `--max-age`, so that each costs a bounded number of looks and is late by 0.4 % at most.
 pub const EXPIRY_SWEEPS: u32 = 256;
 /// Deferred entries of one destination kept as a plain list, searched from end to end; with more,
-/// the destination gets a timer wheel of its own.
-pub const DEFERRED_LIST: u32 = 32;
+/// the destination gets a timer wheel of its own: never more than 16 bytes for each of them.
+pub const DEFERRED_LIST: u32 = 40;
 /// Accepted messages for each step back up after a receiver has refused something: so many that the
 /// refusal at the end of some steps is a small part of the attempts.
 pub const ADAPT_STEP: u32 = 50;
@@ -278,8 +278,9 @@ pub const PROVIDERS: usize = 60;
 const _: () = assert!((DESTINATION_RULES + 1) * (PROVIDERS + 1) <= u16::MAX as usize);
 /// Destinations whose provider is remembered: a few megabytes. Past it all are learnt again.
 pub const PROVIDERS_KNOWN: usize = 100_000;
-/// Entries allocated at once: growth is never a copy of the whole table.
-pub const ENTRY_CHUNK: usize = 4096;
+/// Entries allocated at once: growth is never a copy of the whole table. One short of a power of two, because
+/// the allocator adds a few bytes for alignment and would else take its next size, a sixth more.
+pub const ENTRY_CHUNK: usize = 4095;
 
 // ── Spool ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -344,8 +345,9 @@ pub const QUARANTINE_BYTES: u64 = 1024 * 1024 * 1024;
 pub const INDEX_PART: usize = 4;
 /// Bytes of an index written at a time, so that commits are not kept waiting by it.
 pub const SEAL_WRITE_BYTES: usize = 256 * 1024;
-/// Records of live messages allocated at once: growth is never a copy of the whole table.
-pub const LIVE_CHUNK: usize = 4096;
+/// Records of live messages allocated at once: growth is never a copy of the whole table. See
+/// [`ENTRY_CHUNK`].
+pub const LIVE_CHUNK: usize = 4095;
 /// Bytes allocated at once for the states of messages with several recipients, for each number of them.
 pub const STATES_CHUNK_BYTES: usize = 4096;
 /// Messages handed to the scheduler by a starting worker before it looks after anything else.

@@ -267,6 +267,8 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     while !worker.outboxes.is_empty() {
         ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
     }
+    // Recovery read through buffers of megabytes, and tables have moved as they grew.
+    ring::collect_heap();
     let _ = tell.send(Ok(()));
     for (service, socket) in setup.sockets {
         let listener = Listener::from_std(socket).context("taking over a listening socket")?;
