@@ -446,8 +446,9 @@ impl Talk {
     /// Stores the message and answers for it.
     async fn finish_message(&mut self) {
         let incoming = self.incoming.take().expect("BodyEnds follows BodyStarts");
-        let transaction = self.session.take_transaction();
-        let stored = incoming.store(&self.worker, transaction.envelope).await;
+        let mut envelope = self.session.take_transaction().envelope;
+        envelope.user = self.user.as_ref().map(|user| user.name.clone());
+        let stored = incoming.store(&self.worker, envelope).await;
         let verdict = match stored {
             Stored::Durable { slot, message, bytes } => {
                 let worker = &self.worker;
