@@ -91,8 +91,8 @@ pub fn serve(config: Config, reread: &Reread) -> anyhow::Result<()> {
         eprintln!("control on {address}");
     }
     eprintln!("durability {}", shared.config.durability.as_str());
-    eprintln!("ready");
     handle.set_ready(true);
+    eprintln!("ready");
     let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
     signals.wait_for_stop(&started, &shared, reread)?;
