@@ -317,6 +317,10 @@ pub const FRAGMENT_BYTES: usize = 128 * 1024;
 pub const FRAGMENT_BUFFER_BYTES: usize = FRAGMENT_BYTES + 2 * BLOCK_BYTES;
 /// Prepared segments kept ready beyond the open one.
 pub const SPARE_SEGMENTS: usize = 2;
+/// Segments per log that may hold next to nothing of use before reclaim copies that little: the log is a ring,
+/// and the longer it is the fewer times a message that waits for days is copied. A gigabyte by default;
+/// `--spool-limit` and a full disk have reclaim begin earlier.
+pub const SLACK_SEGMENTS: u32 = 16;
 /// Prepared segments per log that only outcomes, DSNs and copies may use.
 pub const RESERVED_SEGMENTS: usize = 1;
 /// Segments' worth of room at which a log takes no new transaction: what has begun is to find its place.

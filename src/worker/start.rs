@@ -330,6 +330,7 @@ fn start_workers(
                 segment_bytes: config.segment_bytes as u32,
                 block_bytes: begin.block_bytes,
                 max_segments,
+                slack_segments: limits::SLACK_SEGMENTS,
                 commits_in_flight: limits::COMMITS_IN_FLIGHT,
             },
         });
