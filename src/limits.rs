@@ -531,7 +531,7 @@ pub const INJECTION_BODY_WAIT: Duration = Duration::from_secs(120);
 /// waits at least would be too long for a connection that says nothing meanwhile.
 pub const INJECTION_REPLY_WAIT: Duration = Duration::from_secs(50);
 /// What an answer that nothing can be taken now says in Retry-After.
-pub const RETRY_AFTER_SECS: u16 = 5;
+pub const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Most destinations or messages in one answer of the control plane.
 pub const CONTROL_LIST: usize = 10_000;
 /// Largest answer that a local command reads from the control socket.

@@ -195,8 +195,13 @@ fn wishes_reach_the_queue() {
         run(&["queue", "hold", "--stream", "news", "--json", "--spool", spool.to_str().expect("text")]);
     assert!(held.0.success() && held.1.contains("\"changed\": 1"), "{held:?}");
     assert!(server.stop().success());
-    let (_, out, err) = run(&["spool", "dump", "--json", "--spool", spool.to_str().expect("text")]);
-    let shown: Value = serde_json::from_str(out.lines().next().expect(&err)).expect("JSON");
-    assert!(out.contains(&id) && out.contains("news") && out.contains("e1"), "{shown}");
-    assert!(out.contains("rfc822;x@y.test"), "{shown}");
+    let (_, out, _) = run(&["spool", "dump", "--json", "--spool", spool.to_str().expect("text")]);
+    let shown: Value = serde_json::from_str(out.trim()).expect("one message");
+    assert_eq!(shown["id"], id.as_str());
+    assert_eq!((&shown["envid"], &shown["ret"]), (&json!("e1"), &json!("hdrs")));
+    let recipient = &shown["recipients"][0];
+    assert_eq!(
+        (&recipient["notify"], &recipient["original"]),
+        (&json!(["never"]), &json!("rfc822;x@y.test"))
+    );
 }
