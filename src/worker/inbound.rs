@@ -304,7 +304,8 @@ impl Talk {
                 Step::BodyStarts => {
                     self.start += consumed;
                     self.count_recipients();
-                    let origin = Origin { client: self.client.ip(), tls: self.tls.as_ref() };
+                    let (tls, user) = (self.tls.as_ref(), self.user.as_deref());
+                    let origin = Origin { client: self.client.ip(), tls, user };
                     self.incoming = Some(Incoming::begin(&self.worker, &self.session, origin));
                 }
                 Step::Body(range) => {
