@@ -328,6 +328,10 @@ pub const FRAGMENT_BYTES: usize = 128 * 1024;
 pub const FRAGMENT_BUFFER_BYTES: usize = FRAGMENT_BYTES + 2 * BLOCK_BYTES;
 /// Prepared segments kept ready beyond the open one.
 pub const SPARE_SEGMENTS: usize = 2;
+/// Segments per log that may hold next to nothing of use before reclaim copies that little: the log is a ring,
+/// and the longer it is the fewer times a message that waits for days is copied. A gigabyte by default;
+/// `--spool-limit` and a full disk have reclaim begin earlier.
+pub const SLACK_SEGMENTS: u32 = 16;
 /// Prepared segments per log that only outcomes, DSNs and copies may use.
 pub const RESERVED_SEGMENTS: usize = 1;
 /// Segments' worth of room at which a log takes no new transaction: what has begun is to find its place.
@@ -525,6 +529,20 @@ pub const CONTROL_CONNECTIONS: usize = 64;
 pub const CONTROL_IDLE_WAIT: Duration = Duration::from_secs(60);
 /// Wait for the workers' answer to a control request: past it the caller gets 504.
 pub const CONTROL_REPLY_WAIT: Duration = Duration::from_secs(10);
+/// Messages in one request with mail: what a batch saves is saved by then, and one worker takes it whole.
+pub const INJECTION_MESSAGES: usize = 100;
+/// Bytes of requests with mail at a time, and of one of them; less where the memory is small. A message of the
+/// default size fits in base64.
+pub const INJECTION_BYTES: usize = 128 * 1024 * 1024;
+/// Requests with mail up to this size are read by the control thread itself, in less than a millisecond.
+pub const INJECTION_AT_ONCE_BYTES: usize = 512 * 1024;
+/// Time for a request with mail to come in.
+pub const INJECTION_BODY_WAIT: Duration = Duration::from_secs(120);
+/// Wait until mail is stored: past it the caller gets 504 and does not know. As long as a client of SMTP
+/// waits at least would be too long for a connection that says nothing meanwhile.
+pub const INJECTION_REPLY_WAIT: Duration = Duration::from_secs(50);
+/// What an answer that nothing can be taken now says in Retry-After.
+pub const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Most destinations or messages in one answer of the control plane.
 pub const CONTROL_LIST: usize = 10_000;
 /// Largest answer that a local command reads from the control socket.
@@ -559,3 +577,5 @@ const _: () = assert!(DEFAULT_MAX_MESSAGE_BYTES <= MAX_MESSAGE_BYTES);
 const _: () = assert!(DEFAULT_MAX_RECIPIENTS <= MAX_RECIPIENTS);
 // The idle wait must not cut off a request that still waits for the workers.
 const _: () = assert!(CONTROL_REPLY_WAIT.as_secs() < CONTROL_IDLE_WAIT.as_secs());
+const _: () = assert!(INJECTION_REPLY_WAIT.as_secs() < CONTROL_IDLE_WAIT.as_secs());
+const _: () = assert!(INJECTION_BYTES as u64 > 2 * DEFAULT_MAX_MESSAGE_BYTES);

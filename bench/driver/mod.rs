@@ -93,6 +93,7 @@ pub fn config(identity: SpoolIdentity, log: u16, segment_bytes: u64) -> LogConfi
         segment_bytes: segment_bytes as u32,
         block_bytes: limits::BLOCK_BYTES as u32,
         max_segments: u32::MAX,
+        slack_segments: ringpost::limits::SLACK_SEGMENTS,
         commits_in_flight: limits::COMMITS_IN_FLIGHT,
     }
 }

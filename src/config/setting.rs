@@ -337,7 +337,7 @@ pub static SETTINGS: &[Setting] = &[
         "control",
         "ADDR:PORT",
         Unset("off"),
-        "Serve HTTP there: /healthz and /readyz to all, /metrics and /api/v1 with the token of --control-token-file",
+        "Serve HTTP there: /healthz and /readyz to all, /metrics and /api/v1 (orders, and mail) with the token of --control-token-file",
     ),
     one(
         "control-token-file",

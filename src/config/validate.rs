@@ -57,8 +57,9 @@ impl Config {
         if self.control.is_some() && self.control_token_file.is_none() {
             warnings.push("control without control-token-file serves the health probes only".into());
         }
-        let named = self.stream_header.is_some() || self.auth_file.is_some();
-        if !named && !(self.transactional_streams.is_empty() && self.rules.streams().is_empty()) {
+        let named = self.stream_header.is_some() || self.auth_file.is_some() || self.control.is_some();
+        let ordered = !self.transactional_streams.is_empty() || !self.rules.streams().is_empty();
+        if ordered && !named {
             warnings.push(
                 "streams have no effect: nothing names one; give --stream-header, or users with --auth-file"
                     .into(),

@@ -1,22 +1,27 @@
-//! The routes: health, metrics, counters, the queue and orders about it, suspensions, why.
+//! The routes: health, metrics, counters, mail, the queue and orders about it, suspensions, why.
 //!
 //! Owns: paths, query parameters and answers. Promises: every answer but `/metrics` and the probes is
 //! JSON, an error `{"error": "…"}` with what to do; a query that is not understood is refused, never
-//! guessed at. Must not: wait for a worker longer than `limits::CONTROL_REPLY_WAIT`.
+//! guessed at; mail under way takes bounded memory. Must not: wait for a worker longer than
+//! `limits::CONTROL_REPLY_WAIT`, or `limits::INJECTION_REPLY_WAIT` for mail.
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State as Shared};
-use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
-use axum::http::{HeaderValue, StatusCode};
+use axum::extract::{ConnectInfo, Path, Query, Request, State as Shared};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::counters::{ProcessView, Report};
+use super::inject::{self, Asked, Injected, Said};
+use super::listener::Caller;
 use super::order::{Act, OperationView, Operations, Order};
 use super::selector::{self, Selector};
 use super::view::{Resumed, State, SuspensionView, Timestamp};
@@ -29,10 +34,19 @@ use crate::mail::id::MessageId;
 
 /// What every route may use.
 pub struct Context {
-    pub config: ControlConfig,
-    pub server: Arc<dyn Server>,
-    pub operations: Operations,
-    pub started: Instant,
+    config: ControlConfig,
+    server: Arc<dyn Server>,
+    operations: Operations,
+    /// Of the bytes of requests with mail.
+    injection_room: Arc<Semaphore>,
+    started: Instant,
+}
+
+impl Context {
+    pub fn new(config: ControlConfig, server: Arc<dyn Server>) -> Context {
+        let injection_room = Arc::new(Semaphore::new(config.injection_bytes));
+        Context { config, server, operations: Operations::default(), injection_room, started: Instant::now() }
+    }
 }
 
 /// A request that is not answered with what it asked for.
@@ -43,6 +57,9 @@ type Answer<T> = Result<Json<T>, Failure>;
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = (self.0, Json(serde_json::json!({ "error": self.1 }))).into_response();
+        if matches!(self.0, StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(limits::RETRY_AFTER.as_secs()));
+        }
         if self.0 == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -72,6 +89,7 @@ pub fn local_routes(context: Arc<Context>) -> Router {
         .route("/api/v1/queue/{act}", post(operate))
         .route("/api/v1/operations", get(operations))
         .route("/api/v1/operations/{number}", get(operation))
+        .route("/api/v1/messages", post(inject))
         .route("/api/v1/messages/{id}", get(show))
         .route("/api/v1/destinations/{domain}/suspend", post(suspend))
         .route("/api/v1/destinations/{domain}/resume", post(resume))
@@ -174,6 +192,78 @@ fn parse_id(text: &str) -> Result<MessageId, Failure> {
 
 fn unknown(id: MessageId) -> Failure {
     Failure(StatusCode::NOT_FOUND, format!("no message {id} in the queue: it is finished, or never was"))
+}
+
+/// Accepts mail: one message or a list.
+async fn inject(
+    Shared(context): Shared<Arc<Context>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (body, _room) = injection_body(&context, request).await?;
+    let max_recipients = context.config.max_recipients;
+    // A large one must not keep health probes waiting.
+    let asked = if body.len() > limits::INJECTION_AT_ONCE_BYTES {
+        let read = move || inject::read(&body, max_recipients);
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(|error| Failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+    } else {
+        inject::read(&body, max_recipients)
+    };
+    let (messages, is_list) = match asked.map_err(bad)? {
+        Asked::One(message) => (vec![message], false),
+        Asked::Many(messages) => (messages, true),
+    };
+    let answer = context.server.inject(messages, caller.0);
+    let injected = tokio::time::timeout(limits::INJECTION_REPLY_WAIT, answer).await.map_err(|_| {
+        let text = "it is not known in time whether the mail is stored: it may be accepted yet";
+        Failure(StatusCode::GATEWAY_TIMEOUT, text.into())
+    })?;
+    let said: Vec<Said> = injected.iter().map(Said::of).collect();
+    match &injected[..] {
+        [Injected::Refused(why, text)] if !is_list => Err(Failure(why.status(), text.to_string())),
+        [Injected::Accepted(_)] if !is_list => Ok(Json(&said[0]).into_response()),
+        many if many.iter().all(|one| matches!(one, Injected::Accepted(_))) => Ok(Json(said).into_response()),
+        // Whoever looks at the status alone must see that there is more to know.
+        _ => Ok((StatusCode::MULTI_STATUS, Json(said)).into_response()),
+    }
+}
+
+/// The body of a request with mail, once there is room for it.
+async fn injection_body(
+    context: &Context,
+    request: Request,
+) -> Result<(Bytes, OwnedSemaphorePermit), Failure> {
+    let (head, body) = request.into_parts();
+    let length = injection_bytes(&head.headers, context.config.injection_bytes)?;
+    let room = context.injection_room.clone().try_acquire_many_owned(length);
+    let room = room.map_err(|_| {
+        Failure(StatusCode::SERVICE_UNAVAILABLE, "too much mail comes in at this moment: try again".into())
+    })?;
+    let body = axum::body::to_bytes(body, length as usize);
+    match tokio::time::timeout(limits::INJECTION_BODY_WAIT, body).await {
+        Ok(Ok(body)) => Ok((body, room)),
+        Ok(Err(error)) => Err(bad(format!("the request is cut off: {error}"))),
+        Err(_) => Err(Failure(StatusCode::REQUEST_TIMEOUT, "the request comes too slowly".into())),
+    }
+}
+
+/// How long a request with mail says it is, if it is one that is taken.
+fn injection_bytes(headers: &HeaderMap, most: usize) -> Result<u32, Failure> {
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let kind = header(CONTENT_TYPE).and_then(|kind| kind.split(';').next()).unwrap_or_default();
+    if !kind.trim().eq_ignore_ascii_case("application/json") {
+        let text = "send JSON, with Content-Type: application/json";
+        return Err(Failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, text.into()));
+    }
+    let Some(length) = header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok()) else {
+        return Err(Failure(StatusCode::LENGTH_REQUIRED, "send a Content-Length".into()));
+    };
+    u32::try_from(length).ok().filter(|&length| length as usize <= most).ok_or_else(|| {
+        let most = grammar::show_size(most as u64);
+        let text = format!("a request holds {most} at most: send larger mail by SMTP");
+        Failure(StatusCode::PAYLOAD_TOO_LARGE, text)
+    })
 }
 
 async fn show(Shared(context): Shared<Arc<Context>>, Path(id): Path<String>) -> Answer<impl Serialize> {

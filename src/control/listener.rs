@@ -5,11 +5,14 @@
 //! one that neither sends nor takes bytes for `limits::CONTROL_IDLE_WAIT` ends. Must not: read
 //! requests.
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -86,20 +89,38 @@ impl Remote {
 
 impl axum::serve::Listener for Remote {
     type Io = Bounded<TcpStream>;
-    type Addr = ();
+    type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Self::Io, ()) {
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         loop {
             let slot = free_slot(&self.slots).await;
             match self.listener.accept().await {
-                Ok((stream, _)) => return (Bounded::new(stream, slot, limits::CONTROL_IDLE_WAIT), ()),
+                Ok((stream, peer)) => {
+                    return (Bounded::new(stream, slot, limits::CONTROL_IDLE_WAIT), peer);
+                }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
     }
 
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// The address a request comes from; of the local socket it is this host's.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller(pub IpAddr);
+
+impl Connected<IncomingStream<'_, Local>> for Caller {
+    fn connect_info(_: IncomingStream<'_, Local>) -> Caller {
+        Caller(Ipv4Addr::LOCALHOST.into())
+    }
+}
+
+impl Connected<IncomingStream<'_, Remote>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Remote>) -> Caller {
+        Caller(stream.remote_addr().ip())
     }
 }
 

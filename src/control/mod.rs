@@ -8,6 +8,7 @@
 mod counters;
 mod guard;
 mod http;
+mod inject;
 mod listener;
 mod metrics;
 mod order;
@@ -16,17 +17,18 @@ pub mod socket;
 mod view;
 
 use std::future::{Future, IntoFuture};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
 
 pub use counters::{Counters, Distribution, ProcessView, Report};
+pub use inject::{Injected, Injection, Mail, Refused, Said, To};
 pub use order::{Act, OperationView, Order, Progress, Stage};
 pub use selector::Selector;
 pub use view::{
@@ -34,7 +36,9 @@ pub use view::{
     SuspensionView, Timestamp, WhyDestination, WhyMessage,
 };
 
+use self::listener::Caller;
 use crate::config::{Config, Durability, read_token};
+use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::id::MessageId;
 
@@ -65,6 +69,9 @@ pub trait Server: Send + Sync + 'static {
     fn resume(&self, domain: Domain, reason: String) -> BoxFuture<Result<bool, String>>;
     /// The suspensions in force, by name.
     fn suspensions(&self) -> Vec<SuspensionView>;
+    /// Accepts messages of a client that may send to anyone; the answers are in their order. It goes on
+    /// with what it has begun even if its future is dropped.
+    fn inject(&self, messages: Vec<Injection>, client: IpAddr) -> BoxFuture<Vec<Injected>>;
     /// Whether mail is being accepted: recovery has ended and no drain has begun.
     fn is_ready(&self) -> bool;
 }
@@ -79,6 +86,10 @@ pub struct ControlConfig {
     pub token: Option<String>,
     pub durability: Durability,
     pub workers: usize,
+    /// `--max-recipients`, for each message.
+    pub max_recipients: usize,
+    /// Bytes of requests with mail at a time, and so in one of them.
+    pub injection_bytes: usize,
 }
 
 impl ControlConfig {
@@ -94,8 +105,15 @@ impl ControlConfig {
             token,
             durability: config.durability,
             workers: config.workers,
+            max_recipients: config.max_recipients,
+            injection_bytes: injection_bytes(config.memory_limit_bytes),
         })
     }
+}
+
+/// Of a request there are up to three copies at a time; together they stay at three eighths of the memory.
+fn injection_bytes(memory_limit_bytes: u64) -> usize {
+    limits::INJECTION_BYTES.min((memory_limit_bytes / 8) as usize)
 }
 
 /// The running control thread. Dropping it stops it too.
@@ -122,8 +140,7 @@ pub fn start(config: ControlConfig, server: Arc<dyn Server>) -> anyhow::Result<C
         .enable_all()
         .build()
         .context("cannot start the runtime of the control thread")?;
-    let state =
-        Arc::new(http::Context { config, server, operations: Default::default(), started: Instant::now() });
+    let state = Arc::new(http::Context::new(config, server));
     let thread = std::thread::Builder::new()
         .name("control".into())
         .spawn(move || {
@@ -150,10 +167,16 @@ async fn run(
     state: Arc<http::Context>,
     mut stopped: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let local = axum::serve(listener::Local::new(local)?, http::local_routes(state.clone()));
+    let local = axum::serve(
+        listener::Local::new(local)?,
+        http::local_routes(state.clone()).into_make_service_with_connect_info::<Caller>(),
+    );
     tokio::spawn(local.into_future());
     if let Some(tcp) = tcp {
-        let remote = axum::serve(listener::Remote::new(tcp)?, http::remote_routes(state));
+        let remote = axum::serve(
+            listener::Remote::new(tcp)?,
+            http::remote_routes(state).into_make_service_with_connect_info::<Caller>(),
+        );
         tokio::spawn(remote.into_future());
     }
     // An error means that the handle is gone, which asks for the same.

@@ -118,6 +118,22 @@ impl Server for Fake {
             reason: "quiet".into(),
         }]
     }
+    fn inject(&self, messages: Vec<Injection>, client: IpAddr) -> BoxFuture<Vec<Injected>> {
+        let one = |injection: Injection| {
+            let to: Vec<&str> = injection.envelope.recipients.iter().map(|r| r.address.as_str()).collect();
+            self.note(format!("[{client} to {} {}]", to.join(","), injection.message.escape_ascii()));
+            let refused = |why, text: &'static str| Injected::Refused(why, text.into());
+            match &*injection.message {
+                b"full" => refused(Refused::NoRoom, "452 4.3.1 No room"),
+                b"busy" => refused(Refused::Unavailable, "451 4.3.0 Not now"),
+                b"large" => refused(Refused::TooLarge, "552 5.3.4 Too large"),
+                b"bad" => refused(Refused::Content, "550 5.6.11 A CR"),
+                _ => Injected::Accepted(KNOWN),
+            }
+        };
+        let injected: Vec<Injected> = messages.into_iter().map(one).collect();
+        at_once(injected)
+    }
     fn is_ready(&self) -> bool {
         self.is_ready.load(Ordering::Relaxed)
     }
@@ -130,6 +146,8 @@ fn config(spool: &Path, address: Option<&str>, token: Option<&str>) -> ControlCo
         token: token.map(str::to_owned),
         durability: Durability::Disk,
         workers: 2,
+        max_recipients: 2,
+        injection_bytes: 1024,
     }
 }
 
@@ -238,6 +256,114 @@ fn the_local_socket_serves_every_route() {
     assert_eq!(local(spool.path(), "GET /readyz").0, 200);
     handle.stop();
     assert!(!spool.path().join(socket::NAME).exists());
+}
+
+/// The head of the answer and its body.
+fn inject(stream: impl Read + Write, headers: &str, body: &str) -> (String, String) {
+    let mut stream = stream;
+    let length = body.len();
+    write!(
+        stream,
+        "POST /api/v1/messages HTTP/1.1\r\nConnection: close\r\nHost: 127.0.0.1\r\n{headers}\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("head and body");
+    (head.to_ascii_lowercase(), body.to_owned())
+}
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[test]
+fn mail_is_handed_over_and_answered() {
+    let spool = tempfile::tempdir().expect("a temporary directory");
+    let fake = Arc::new(Fake::default());
+    let _handle = start(config(spool.path(), None, None), fake.clone()).expect("started");
+    let mail = |text: &str| format!(r#"{{"from":"","to":["a@b.example"],"message":"{text}"}}"#);
+    let id = format!(r#"{{"id":"{KNOWN}"}}"#);
+    let asked = |text: &str| format!("[127.0.0.1 to a@b.example {text}]");
+    for (body, status, retry, answer, handed_over) in [
+        (mail("x"), 200, false, id.clone(), asked("x")),
+        (format!("[{}]", mail("x")), 200, false, format!("[{id}]"), asked("x")),
+        (
+            format!(" [{}, {}]", mail("x"), mail("y")),
+            200,
+            false,
+            format!("[{id},{id}]"),
+            asked("x") + &asked("y"),
+        ),
+        (mail("full"), 507, true, r#"{"error":"452 4.3.1 No room"}"#.into(), asked("full")),
+        (mail("busy"), 503, true, r#"{"error":"451 4.3.0 Not now"}"#.into(), asked("busy")),
+        (mail("large"), 413, false, r#"{"error":"552 5.3.4 Too large"}"#.into(), asked("large")),
+        (mail("bad"), 422, false, r#"{"error":"550 5.6.11 A CR"}"#.into(), asked("bad")),
+        (
+            format!("[{}, {}]", mail("x"), mail("full")),
+            207,
+            false,
+            format!(r#"[{id},{{"status":507,"error":"452 4.3.1 No room"}}]"#),
+            asked("x") + &asked("full"),
+        ),
+        (format!("[{}, {{}}]", mail("x")), 400, false, "missing field".into(), String::new()),
+        ("{".into(), 400, false, "EOF".into(), String::new()),
+        (mail(&"x".repeat(1024)), 413, false, "send larger mail by SMTP".into(), String::new()),
+    ] {
+        let (head, got) = inject(socket::connect(spool.path()).expect("connected"), JSON, &body);
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{body}: {head} {got}");
+        assert_eq!(head.contains("\r\nretry-after: 5"), retry, "{body}: {head}");
+        assert!(got.contains(&answer), "{body}: {got}");
+        assert_eq!(fake.asked().concat(), handed_over, "{body}");
+    }
+    for (headers, status) in [("", 415), ("Content-Type: text/plain\r\n", 415), (JSON, 200)] {
+        let stream = socket::connect(spool.path()).expect("connected");
+        let (head, _) = inject(stream, headers, &mail("x"));
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{headers}: {head}");
+    }
+    let chunked = format!("Host: x\r\n{JSON}Transfer-Encoding: chunked\r\n\r\n0\r\n");
+    let stream = socket::connect(spool.path()).expect("connected");
+    assert_eq!(exchange(stream, "POST /api/v1/messages", &chunked).0, 411);
+}
+
+#[test]
+fn mail_beyond_the_room_waits_outside() {
+    let spool = tempfile::tempdir().expect("a temporary directory");
+    let fake = Arc::new(Fake::default());
+    let _handle = start(config(spool.path(), None, None), fake.clone()).expect("started");
+    // One request has most of the room and does not end.
+    let mut slow = socket::connect(spool.path()).expect("connected");
+    let head = format!("POST /api/v1/messages HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: 1000\r\n\r\n");
+    slow.write_all(head.as_bytes()).expect("sent");
+    let mail = r#"{"from":"","to":["a@b.example"],"message":"x"}"#;
+    let mut answers =
+        std::iter::repeat_with(|| inject(socket::connect(spool.path()).expect("connected"), JSON, mail));
+    // It may take a moment until the slow one is seen.
+    let (head, body) = answers.find(|(head, _)| !head.starts_with("http/1.1 200 ")).expect("no end");
+    assert!(head.starts_with("http/1.1 503 ") && head.contains("\r\nretry-after: 5"), "{head}");
+    assert!(body.contains("try again"), "{body}");
+    // Its end gives the room back.
+    drop(slow);
+    answers.find(|(head, _)| head.starts_with("http/1.1 200 ")).expect("no end");
+}
+
+#[test]
+fn mail_over_tcp_needs_the_token() {
+    let spool = tempfile::tempdir().expect("a temporary directory");
+    let mail = r#"{"from":"","to":["a@b.example"],"message":"x"}"#;
+    for (token, authorization, status) in [
+        (Some(TOKEN), String::new(), 401),
+        (Some(TOKEN), format!("Authorization: Bearer {TOKEN}x\r\n"), 401),
+        (None, format!("Authorization: Bearer {TOKEN}\r\n"), 403),
+        (Some(TOKEN), format!("Authorization: Bearer {TOKEN}\r\n"), 200),
+    ] {
+        let fake = Arc::new(Fake::default());
+        let handle = start(config(spool.path(), Some("127.0.0.1:0"), token), fake.clone()).expect("started");
+        let stream = std::net::TcpStream::connect(handle.address().expect("it listens")).expect("connected");
+        let (head, _) = inject(stream, &format!("{JSON}{authorization}"), mail);
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{authorization}: {head}");
+        let expected = if status == 200 { "[127.0.0.1 to a@b.example x]" } else { "" };
+        assert_eq!(fake.asked().concat(), expected);
+    }
 }
 
 #[test]

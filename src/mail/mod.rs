@@ -8,6 +8,7 @@ pub mod dsn;
 pub mod envelope;
 pub mod header;
 pub mod id;
+pub mod lines;
 pub mod reply;
 pub mod senders;
 pub mod short;

@@ -232,6 +232,7 @@ mod tests {
             segment_bytes: 1 << 20,
             block_bytes: 4096,
             max_segments: 8,
+            slack_segments: 2,
             commits_in_flight: 4,
         }
     }

@@ -202,6 +202,7 @@ mod tests {
             segment_bytes: 1 << 20,
             block_bytes: 512,
             max_segments: 4,
+            slack_segments: 2,
             commits_in_flight: 2,
         };
         let key = Key::derive(config.identity, 0, Generation(1));

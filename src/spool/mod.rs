@@ -95,6 +95,8 @@ pub struct LogConfig {
     pub block_bytes: u32,
     /// `--spool-limit` of this log, in segments; the log refuses mail (NoRoom) rather than pass it.
     pub max_segments: u32,
+    /// Segments the log may have beside those in proportion to its live messages before it copies.
+    pub slack_segments: u32,
     pub commits_in_flight: usize,
 }
 

@@ -19,11 +19,10 @@ use super::segments::Class;
 use super::{Buffer, FragmentRef, Intent, MessageId, RecipientState, Refusal, Slot};
 use crate::limits;
 
-/// Segments a log keeps for each that its live messages would fill: at two, copying writes at most one
-/// byte for each that mail wrote.
-const SEGMENTS_PER_LIVE: u64 = 2;
-/// Segments a log keeps in any case before it copies.
-const SEGMENTS_KEPT: u64 = 2;
+/// Segments a log keeps for each that its live messages would fill. Each time round the log every live
+/// message is copied once, so at three copying writes at most half a byte for each that mail wrote, and
+/// less the fewer messages live beside `LogConfig::slack_segments`.
+const SEGMENTS_PER_LIVE: u64 = 3;
 
 /// A message read back, being appended again.
 #[derive(Debug)]
@@ -81,7 +80,7 @@ impl<B: Buffer> Log<B> {
     /// Segments the log should make do with.
     fn segments_enough(&self) -> u64 {
         let live = self.live.bytes() * SEGMENTS_PER_LIVE;
-        let enough = SEGMENTS_KEPT + live / u64::from(self.config.segment_bytes);
+        let enough = u64::from(self.config.slack_segments) + live / u64::from(self.config.segment_bytes);
         enough.max(self.segments_needed() + 1)
     }
 

@@ -269,6 +269,7 @@ mod tests {
             segment_bytes: SEGMENT,
             block_bytes: 512,
             max_segments: 4,
+            slack_segments: 2,
             commits_in_flight: 2,
         }
     }

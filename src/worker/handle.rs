@@ -5,9 +5,10 @@
 //! thread; what an operator orders is durable before it is confirmed. Must not: touch a worker's state
 //! from another thread.
 use std::future::Future;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use hdrhistogram::Histogram;
 use tokio::sync::oneshot;
@@ -15,11 +16,11 @@ use tokio::sync::oneshot;
 use super::operate::{self, Running};
 use super::post::{Batch, Post};
 use super::suspensions::Suspensions;
-use super::{Shared, Worker, look};
+use super::{Shared, Worker, inject, look};
 use crate::clock::WallTime;
 use crate::control::{
-    Act, BoxFuture, Counters, DestinationView, Distribution, MessageDetail, MessageView, Order, Progress,
-    Selector, Server, State, SuspensionView, Timestamp, WhyDestination, WhyMessage,
+    Act, BoxFuture, Counters, DestinationView, Distribution, Injected, Injection, MessageDetail, MessageView,
+    Order, Progress, Refused, Selector, Server, State, SuspensionView, Timestamp, WhyDestination, WhyMessage,
 };
 use crate::events::Event;
 use crate::mail::address::Domain;
@@ -35,6 +36,8 @@ pub struct Handle {
     ready: AtomicBool,
     /// Names an order to the workers.
     next_tag: AtomicU32,
+    /// Whose turn it is to take mail that comes over HTTP.
+    next_inbox: AtomicUsize,
 }
 
 /// Runs `call` on a worker. None if the worker is gone or its mailbox full.
@@ -73,7 +76,7 @@ impl Handle {
         suspensions: Arc<Suspensions>,
     ) -> Handle {
         let (ready, next_tag) = (AtomicBool::new(false), AtomicU32::new(1));
-        Handle { shared, senders, suspensions, ready, next_tag }
+        Handle { shared, senders, suspensions, ready, next_tag, next_inbox: AtomicUsize::new(0) }
     }
 
     pub fn set_ready(&self, ready: bool) {
@@ -260,6 +263,43 @@ impl Server for Handle {
 
     fn suspensions(&self) -> Vec<SuspensionView> {
         self.suspensions.list(WallTime::now()).into_iter().map(|(_, view)| view).collect()
+    }
+
+    /// All messages of a request go to one worker, so that they share its groups.
+    fn inject(&self, messages: Vec<Injection>, client: IpAddr) -> BoxFuture<Vec<Injected>> {
+        let turn = self.next_inbox.fetch_add(1, Ordering::Relaxed);
+        let sender = self.senders[turn % self.senders.len()].clone();
+        let (posts, answers): (Vec<Post>, Vec<_>) = messages
+            .into_iter()
+            .map(|message| {
+                let (tell, told) = oneshot::channel();
+                let call = move |worker: &Rc<Worker>| {
+                    let worker = worker.clone();
+                    ring::spawn(async move {
+                        drop(tell.send(inject::accept(&worker, message, client).await));
+                    });
+                };
+                (Post::Call(Box::new(call)), told)
+            })
+            .unzip();
+        // Nothing may be written to a log before recovery has read all of it.
+        let refused = match () {
+            () if !self.is_ready() => Some("451 4.3.2 The server is starting or stopping, try again later"),
+            () if sender.try_send(posts).is_err() => Some(BUSY),
+            () => None,
+        };
+        Box::pin(async move {
+            let mut injected = Vec::with_capacity(answers.len());
+            for answer in answers {
+                injected.push(match refused {
+                    Some(why) => Injected::Refused(Refused::Unavailable, why.into()),
+                    None => answer.await.unwrap_or_else(|_| {
+                        Injected::Refused(Refused::Unavailable, "421 4.3.2 Service shutting down".into())
+                    }),
+                });
+            }
+            injected
+        })
     }
 
     fn is_ready(&self) -> bool {

@@ -16,12 +16,11 @@ use super::Worker;
 use super::arrival::{self, Arrival};
 use super::doors::Doors;
 use super::gate::Place;
-use super::incoming::{Incoming, LEAST_READ, Origin, Stored};
+use super::incoming::{self, Credentials, Incoming, LEAST_READ, Opening, Stored};
 use super::patience::{Patience, Waits};
 use super::wire::Wire;
 use crate::auth::{Exchange, User};
 use crate::clock::Tick;
-use crate::events::Event;
 use crate::limits;
 use crate::mail::text::printable;
 use crate::ring;
@@ -305,8 +304,9 @@ impl Talk {
                     self.start += consumed;
                     self.count_recipients();
                     let (tls, user) = (self.tls.as_ref(), self.user.as_deref());
-                    let origin = Origin { client: self.client.ip(), tls, user };
-                    self.incoming = Some(Incoming::begin(&self.worker, &self.session, origin));
+                    let may_relay = self.worker.shared.may_relay(self.client.ip());
+                    let opening = Opening::of_session(&self.session, self.client.ip(), tls, user, may_relay);
+                    self.incoming = Some(Incoming::begin(&self.worker, &opening));
                 }
                 Step::Body(range) => {
                     if let Some(incoming) = &mut self.incoming {
@@ -443,35 +443,11 @@ impl Talk {
         let stored = incoming.store(&self.worker, transaction.envelope).await;
         let verdict = match stored {
             Stored::Durable { slot, message, bytes } => {
-                let worker = &self.worker;
-                worker.counters.accepted.add(1);
-                worker.counters.accepted_recipients.add(message.envelope.recipients.len() as u64);
-                worker.counters.accepted_bytes.add(bytes);
-                if worker.shared.events.is_on() {
-                    worker.shared.events.send(
-                        worker.clock.now(),
-                        Event::Received {
-                            id: message.id,
-                            from: message
-                                .envelope
-                                .reverse_path
-                                .as_ref()
-                                .map_or(String::new(), ToString::to_string),
-                            recipients: message
-                                .envelope
-                                .recipients
-                                .iter()
-                                .map(|r| r.address.to_string())
-                                .collect(),
-                            bytes,
-                            client: message.envelope.client,
-                            user: self.user.as_ref().map(|user| printable(user.name.as_bytes())),
-                            tls: self.tls.as_ref().map(|session| session.description.clone()),
-                            certificate: self.tls.as_ref().and_then(|session| session.client.clone()),
-                        },
-                    );
-                }
-                worker.enqueue(worker.inbox(), slot, &message.envelope);
+                incoming::accept(&self.worker, slot, &message, bytes, || Credentials {
+                    user: self.user.as_ref().map(|user| printable(user.name.as_bytes())),
+                    tls: self.tls.as_ref().map(|session| session.description.clone()),
+                    certificate: self.tls.as_ref().and_then(|session| session.client.clone()),
+                });
                 Verdict::Accepted(message.id)
             }
             Stored::NoRoom => Verdict::NoRoom,

@@ -3,8 +3,8 @@
 //! Owns: where body bytes are kept meanwhile. A small body is gathered in one block, which afterwards
 //! is the copy kept for delivery. One that outgrows `limits::COPY_BYTES` is received straight into
 //! aligned fragment buffers, which are written as they are. Promises: memory per message stays at one
-//! fragment buffer; a message is reported durable only when every group that holds a part of it is.
-//! Must not: interpret SMTP.
+//! fragment buffer; a message is reported durable only when every group that holds a part of it is, and
+//! queued, counted and announced the same way however it came. Must not: interpret SMTP or HTTP.
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -17,6 +17,7 @@ use super::message::Message;
 use super::wire::Wire;
 use crate::auth::User;
 use crate::config::Durability;
+use crate::events::Event;
 use crate::limits;
 use crate::mail::envelope::Envelope;
 use crate::mail::header;
@@ -36,13 +37,57 @@ pub enum Stored {
     Loop,
 }
 
-/// Where a message comes from, for its trace header.
+/// What is known of a message before its body.
 #[derive(Clone, Copy)]
-pub struct Origin<'a> {
+pub struct Opening<'a> {
     pub client: IpAddr,
     pub tls: Option<&'a tls::Session>,
     /// Who has logged in.
     pub user: Option<&'a User>,
+    /// Its header may name a stream.
+    pub names_stream: bool,
+    /// The name the client gave.
+    pub helo: &'a str,
+    /// As the trace header names it.
+    pub protocol: &'a str,
+    pub envelope: &'a Envelope,
+    pub declared_bytes: u64,
+    /// Whether what its header lacks is to be added.
+    pub is_submission: bool,
+}
+
+impl<'a> Opening<'a> {
+    /// Of the transaction of an SMTP session.
+    pub fn of_session(
+        session: &'a ServerSession,
+        client: IpAddr,
+        tls: Option<&'a tls::Session>,
+        user: Option<&'a User>,
+        may_relay: bool,
+    ) -> Opening<'a> {
+        let transaction = session.transaction();
+        let (helo, is_ehlo) = session.greeting_of_client();
+        let utf8 = transaction.envelope.smtp_utf8;
+        Opening {
+            client,
+            tls,
+            user,
+            names_stream: may_relay || user.is_some(),
+            helo,
+            protocol: trace::protocol(is_ehlo, utf8, session.is_secure(), session.login().is_some()),
+            envelope: &transaction.envelope,
+            declared_bytes: transaction.declared_bytes,
+            is_submission: session.is_submission(),
+        }
+    }
+}
+
+/// How the client of an accepted message showed who it is, for its event.
+#[derive(Default)]
+pub struct Credentials {
+    pub user: Option<String>,
+    pub tls: Option<String>,
+    pub certificate: Option<String>,
 }
 
 pub struct Incoming {
@@ -81,40 +126,33 @@ pub const LEAST_READ: usize = 4096;
 
 impl Incoming {
     /// Takes an id and writes the trace header (RFC 5321 §4.4).
-    pub fn begin(worker: &Rc<Worker>, session: &ServerSession, origin: Origin<'_>) -> Incoming {
-        let client = origin.client.to_canonical();
+    pub fn begin(worker: &Rc<Worker>, opening: &Opening<'_>) -> Incoming {
+        let client = opening.client.to_canonical();
         let home = worker.inbox().clone();
         let now = worker.clock.now();
         let id = home.next_id(now);
-        let transaction = session.transaction();
-        let refused = match home.admits(transaction.declared_bytes) {
+        let refused = match home.admits(opening.declared_bytes) {
             _ if worker.memory_short.get() => Some(Stored::NoRoom),
             Ok(()) | Err(Refusal::Busy) => None,
             Err(Refusal::NoRoom) => Some(Stored::NoRoom),
             Err(Refusal::Unwritable) => Some(Stored::Failed),
         };
-        let expected = (transaction.declared_bytes as usize).min(limits::COPY_BYTES);
+        let expected = (opening.declared_bytes as usize).min(limits::COPY_BYTES);
         let mut header = worker.scratch.take();
         header.clear();
-        let (helo, is_ehlo) = session.greeting_of_client();
-        let recipient = match &transaction.envelope.recipients[..] {
+        let recipient = match &opening.envelope.recipients[..] {
             [only] => Some(&only.address),
             _ => None,
         };
         trace::received(
             &mut header,
             &Received {
-                helo,
+                helo: opening.helo,
                 client: Some(client),
                 by: &worker.shared.config.hostname,
-                protocol: trace::protocol(
-                    is_ehlo,
-                    transaction.envelope.smtp_utf8,
-                    session.is_secure(),
-                    session.login().is_some(),
-                ),
-                tls: origin.tls.map(|session| session.description.as_str()),
-                certificate: origin.tls.and_then(|session| session.client.as_deref()),
+                protocol: opening.protocol,
+                tls: opening.tls.map(|session| session.description.as_str()),
+                certificate: opening.tls.and_then(|session| session.client.as_deref()),
                 id,
                 recipient,
                 at: now,
@@ -127,15 +165,42 @@ impl Incoming {
             id,
             client,
             home,
-            submitted_at: session.is_submission().then_some(body.len()),
+            submitted_at: opening.is_submission.then_some(body.len()),
             body,
             direct: None,
             fragments: Vec::new(),
             commits: Vec::new(),
             bytes: 0,
-            stream: origin.user.and_then(|user| stream_of_user(worker, user)),
-            names_stream: origin.user.is_some() || worker.shared.may_relay(client),
+            stream: opening.user.and_then(|user| stream_of_user(worker, user)),
+            names_stream: opening.names_stream,
             refused,
+        }
+    }
+
+    /// Takes a whole body that is in memory, in the envelope's form.
+    pub async fn take_whole(&mut self, worker: &Rc<Worker>, mut body: &[u8]) {
+        while !body.is_empty() {
+            if self.wants_direct() {
+                self.go_direct(worker, &[]).await;
+            }
+            let taken = if self.is_direct() {
+                self.make_room(worker).await;
+                let Direct { buffer, filled, .. } = self.direct();
+                let buffer = buffer.as_mut().expect("a buffer is there between two calls");
+                let taken = body.len().min(buffer.len() - *filled);
+                buffer[*filled..*filled + taken].copy_from_slice(&body[..taken]);
+                *filled += taken;
+                self.consume(taken);
+                taken
+            } else {
+                let taken = body.len().min(limits::COPY_BYTES);
+                self.take(&body[..taken]);
+                taken
+            };
+            body = &body[taken..];
+        }
+        if self.wants_direct() {
+            self.go_direct(worker, &[]).await;
         }
     }
 
@@ -317,8 +382,10 @@ impl Incoming {
         if self.fragments.is_empty() {
             self.find_stream(worker);
         }
-        envelope.stream = self.stream.take();
-        envelope.urgent = envelope.stream.as_ref().is_some_and(|s| worker.live().is_transactional(s));
+        if envelope.stream.is_none() {
+            envelope.stream = self.stream.take();
+        }
+        envelope.urgent |= envelope.stream.as_ref().is_some_and(|s| worker.live().is_transactional(s));
         envelope.group_by_destination();
         while !worker.outboxes.has_room() {
             ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
@@ -376,6 +443,35 @@ fn stream_of_user(worker: &Worker, user: &User) -> Option<Box<str>> {
         worker.live().config.stream_by_user.then(|| name[..most].into())
     };
     user.stream.clone().or_else(by_name)
+}
+
+/// Counts, announces and queues a message that is durable. `credentials` is asked for where events are on.
+pub fn accept(
+    worker: &Rc<Worker>,
+    slot: Slot,
+    message: &Message,
+    bytes: u64,
+    credentials: impl FnOnce() -> Credentials,
+) {
+    let envelope = &message.envelope;
+    worker.counters.accepted.add(1);
+    worker.counters.accepted_recipients.add(envelope.recipients.len() as u64);
+    worker.counters.accepted_bytes.add(bytes);
+    if worker.shared.events.is_on() {
+        let Credentials { user, tls, certificate } = credentials();
+        let received = Event::Received {
+            id: message.id,
+            from: envelope.reverse_path.as_ref().map_or(String::new(), ToString::to_string),
+            recipients: envelope.recipients.iter().map(|r| r.address.to_string()).collect(),
+            bytes,
+            client: envelope.client,
+            user,
+            tls,
+            certificate,
+        };
+        worker.shared.events.send(worker.clock.now(), received);
+    }
+    worker.enqueue(worker.inbox(), slot, envelope);
 }
 
 /// The stream that the header of a message names (`--stream-header`).

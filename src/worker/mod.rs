@@ -18,6 +18,7 @@ mod handle;
 mod home;
 mod inbound;
 mod incoming;
+mod inject;
 mod limiter;
 mod link;
 mod live;

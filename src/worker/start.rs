@@ -90,8 +90,8 @@ pub fn serve(config: Config, reread: &Reread) -> anyhow::Result<()> {
         eprintln!("control on {address}");
     }
     eprintln!("durability {}", shared.config.durability.as_str());
-    eprintln!("ready");
     handle.set_ready(true);
+    eprintln!("ready");
     let _ = sd_notify::notify(true, &[sd_notify::NotifyState::Ready]);
 
     signals.wait_for_stop(&started, &shared, reread)?;
@@ -329,6 +329,7 @@ fn start_workers(
                 segment_bytes: config.segment_bytes as u32,
                 block_bytes: begin.block_bytes,
                 max_segments,
+                slack_segments: limits::SLACK_SEGMENTS,
                 commits_in_flight: limits::COMMITS_IN_FLIGHT,
             },
         });

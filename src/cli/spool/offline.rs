@@ -68,6 +68,7 @@ impl OfflineSpool {
             segment_bytes: limits::MAX_SEGMENT_BYTES as u32,
             block_bytes: limits::BLOCK_BYTES as u32,
             max_segments: u32::MAX,
+            slack_segments: 2,
             commits_in_flight: 1,
         };
         let mut source = SegmentFiles::new(log_path(&self.path, number));

@@ -21,13 +21,13 @@ fn pair(limits: Limits, change: impl Fn(&mut Policies)) -> Pair {
 fn fill(pair: &mut Pair, messages: u32, destinations: usize) {
     for slot in 0..messages {
         let of = slot as usize / 2 % destinations;
-        let stream = StreamId::new(if slot % 2 == 0 { LIMITED } else { 2 });
+        let stream = StreamId::new(if is_limited(slot) { LIMITED } else { 2 });
         pair.enqueue_of(of % 2, &format!("d{of}.test"), slot, stream);
     }
 }
 
 fn is_limited(slot: u32) -> bool {
-    slot % 2 == 0
+    slot.is_multiple_of(2)
 }
 
 #[test]

@@ -49,22 +49,30 @@ pub struct Transaction {
     pub declared_bytes: u64,
 }
 
+impl Verdict {
+    /// The reply line that says no; none if the message was accepted.
+    pub fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Verdict::Accepted(_) => None,
+            Verdict::NoRoom => Some(NO_ROOM),
+            Verdict::Failed => Some("451 4.3.0 The message was not stored, try again later\r\n"),
+            Verdict::Loop => Some("554 5.4.6 Mail loop: too many Received headers\r\n"),
+        }
+    }
+}
+
 impl ServerSession {
     /// Answers the message whose body ended.
     pub fn finish(&mut self, verdict: Verdict, replies: &mut Vec<u8>) {
         debug_assert!(matches!(self.state, State::Verdict));
-        match verdict {
-            Verdict::Accepted(id) => {
-                write!(replies, "250 2.0.0 {id} queued\r\n").expect("writing to memory does not fail");
-                self.bad_commands = 0;
-                self.refused_recipients = 0;
-                self.idle_commands = 0;
-                self.dropped_bytes = 0;
-            }
-            Verdict::NoRoom => push(replies, &[NO_ROOM]),
-            Verdict::Failed => push(replies, &["451 4.3.0 The message was not stored, try again later\r\n"]),
-            Verdict::Loop => push(replies, &["554 5.4.6 Mail loop: too many Received headers\r\n"]),
+        if let Verdict::Accepted(id) = &verdict {
+            write!(replies, "250 2.0.0 {id} queued\r\n").expect("writing to memory does not fail");
+            self.bad_commands = 0;
+            self.refused_recipients = 0;
+            self.idle_commands = 0;
+            self.dropped_bytes = 0;
         }
+        push(replies, verdict.refusal().as_slice());
         self.reset();
         self.state = State::Commands;
     }

@@ -32,6 +32,7 @@ pub(super) fn config() -> LogConfig {
         segment_bytes: 16 * 1024,
         block_bytes: BLOCK,
         max_segments: 12,
+        slack_segments: 2,
         commits_in_flight: 4,
     }
 }
