@@ -366,6 +366,26 @@ fn a_user_keeps_to_its_rate() {
 }
 
 #[test]
+fn a_users_mail_is_of_its_stream_whatever_its_header_says() {
+    let users = user_line("one", &["--stream", "letters", "alice@example.test"])
+        + &user_line("two", &["Bob@example.test"]);
+    let site = Site::new(&users);
+    let args = ["--stream-header", "X-Stream", "--stream-by-user", "--route", "late.test=127.0.0.1:9"];
+    let server = site.start(&[&BOTH[..], &args].concat());
+    for (name, password) in [("alice@example.test", "one"), ("Bob@example.test", "two")] {
+        let mut client = site.submissions(&server);
+        assert!(client.ask(&plain(name, password)).starts_with("235"));
+        client.deliver(name, &["x@late.test"], "X-Stream: bulk\r\nSubject: x\r\n\r\nbody\r\n");
+    }
+    let spool = site.dir.path().join("spool").display().to_string();
+    let list =
+        |stream: &str| common::run(&["queue", "list", "--json", "--spool", &spool, "--stream", stream]).1;
+    assert!(list("letters").contains("alice@example.test"), "{}", list("letters"));
+    assert!(list("bob@example.test").contains("Bob@example.test"), "{}", list("bob@example.test"));
+    assert!(!list("bulk").contains("example.test"), "{}", list("bulk"));
+}
+
+#[test]
 fn users_change_without_a_restart() {
     let site = Site::new(&user_line("pencil", &["alice@example.test"]));
     let server = site.start(&BOTH);

@@ -311,7 +311,9 @@ impl Talk {
                 Step::BodyStarts => {
                     self.start += consumed;
                     self.count_recipients();
-                    let opening = Opening::of_session(&self.session, self.client.ip(), self.tls.as_ref());
+                    let (tls, user) = (self.tls.as_ref(), self.user.as_deref());
+                    let may_relay = self.worker.shared.may_relay(self.client.ip());
+                    let opening = Opening::of_session(&self.session, self.client.ip(), tls, user, may_relay);
                     self.incoming = Some(Incoming::begin(&self.worker, &opening));
                 }
                 Step::Body(range) => {
