@@ -68,7 +68,7 @@ pub const MAX_CLIENT_WAIT: Duration = Duration::from_secs(3600);
 pub const LEAST_BODY_BYTES_PER_SEC: u64 = 500;
 /// Memory that a silent session may hold besides what its allocations are rounded up to, its socket and its
 /// places in tables: a test holds the code to it, so that a hundred thousand of them fit in half a gigabyte.
-pub const IDLE_SESSION_BYTES: usize = 3584;
+pub const IDLE_SESSION_BYTES: usize = 2304;
 /// Part of `--max-connections` in use from which on silent clients make room for others.
 pub const CROWDED_PERCENT: usize = 90;
 /// Silence that a client is allowed then: what is too short for a person is long for a program.
