@@ -84,6 +84,16 @@ pub struct Mail<'a> {
     pub envid: Option<Cow<'a, str>>,
 }
 
+impl<'a> Mail<'a> {
+    /// Puts a message in, in the field that can hold it.
+    pub fn carry(&mut self, message: &'a [u8]) {
+        match std::str::from_utf8(message) {
+            Ok(text) => self.message = Some(text.into()),
+            Err(_) => self.message_base64 = Some(STANDARD.encode(message).into()),
+        }
+    }
+}
+
 /// A recipient.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged, expecting = "a recipient is an address, or an object of address, notify and orcpt")]
