@@ -186,7 +186,7 @@ fn complete(address: &str, host: &str) -> anyhow::Result<String> {
     let bare = address.strip_prefix('<').and_then(|a| a.strip_suffix('>')).unwrap_or(address);
     let whole = if bare.contains('@') { bare.to_owned() } else { format!("{bare}@{host}") };
     let shown = || crate::mail::text::printable(whole.as_bytes());
-    Address::parse_utf8(whole.as_bytes()).with_context(|| shown())?;
+    Address::parse_utf8(whole.as_bytes()).with_context(shown)?;
     Ok(whole)
 }
 
