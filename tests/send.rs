@@ -10,6 +10,9 @@ use common::{BINARY, Peer, Server};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Arguments, standard input; sender, recipients and body of what arrives.
+type Case<'a> = (&'a [&'a str], &'a [u8], &'a str, &'a [&'a str], &'a str);
+
 /// Exit status, standard output and standard error.
 fn send(spool: &Path, args: &[&str], input: &[u8]) -> (Option<i32>, String, String) {
     let mut child = Command::new(BINARY)
@@ -38,7 +41,7 @@ fn messages_are_sent_as_sendmail_sends_them() {
     let file = file.to_str().expect("text");
     let server = Server::start(&spool, &["--route", &peer.route(), "--workers", "1"]);
     let from_to = ["--from", "a@sender.test", "--to", "b@one.test", "--to", "c@one.test"];
-    let table: [(&[&str], &[u8], &str, &[&str], &str); 5] = [
+    let table: [Case<'_>; 5] = [
         (
             &[&from_to[..], &[file]].concat(),
             b"",
