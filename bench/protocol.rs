@@ -94,7 +94,7 @@ mod receive {
         });
     }
 
-    #[divan::bench(args = [MAIL, RCPT, "DATA"])]
+    #[divan::bench(args = ["EHLO client.test", MAIL, RCPT, "DATA", "BDAT 4096 LAST", "AUTH PLAIN AHVzZXIAc2VjcmV0", "NONSENSE"])]
     fn command(line: &str) -> bool {
         command::parse(black_box(line.as_bytes())).is_ok()
     }

@@ -20,6 +20,10 @@
 # --latency holds a rate for 20 seconds and shows how long a message waits for its 250, from the moment it
 # was due (its commands included), and beside it the commits of the same run: what the bare log took.
 #
+# Of the cases, accept ones take mail in alone, relay ones deliver it as well; one-each is a connection for each
+# message (so sessions/s are messages/s), all others use theirs again; tls begins each connection with
+# STARTTLS, TLS 1.3 where both can, a full handshake (ECDSA P-256) unless the client resumes.
+#
 # Beside each run a probe of its own does the same little work ten times a second (a spin of fixed length,
 # one 4 KiB write with O_DIRECT and O_DSYNC): where that takes longer than in other runs of the case, the
 # machine was busy with something else. "quiet" are the medians of the quietest fifth of the runs by the
@@ -37,9 +41,16 @@ from statistics import mean, median
 
 TICKS = os.sysconf("SC_CLK_TCK")
 DEFAULT = os.environ.get("RINGPOST", "target/release/ringpost")
+# Made in the directory of the run, with a key for ECDSA P-256.
+CERTIFICATE = ["--tls-cert", "{work}/cert.pem", "--tls-key", "{work}/key.pem"]
 # name: (messages, flags of serve, flags of load, delivered)
 CASES = {
     "accept": (100_000, ["--retry-schedule", "1h"], [], False),
+    "accept-one-each": (20_000, ["--retry-schedule", "1h"], ["--messages-per-connection", "1"], False),
+    "accept-tls": (60_000, ["--retry-schedule", "1h", *CERTIFICATE], ["--tls", "starttls"], False),
+    "accept-tls-one-each": (
+        10_000, ["--retry-schedule", "1h", *CERTIFICATE], ["--tls", "starttls", "--messages-per-connection", "1"], False
+    ),
     "relay": (100_000, [], [], True),
     "relay-domains": (100_000, [], ["--domains", "50"], True),
     "relay-no-pipelining": (60_000, [], ["--no-pipelining"], True),
@@ -158,12 +169,24 @@ def load(addr, messages, flags):
     return report
 
 
+def make_certificate(work):
+    if not shutil.which("openssl"):
+        sys.exit("openssl, which makes the certificate, is not installed; leave the cases with tls out (-c)")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj",
+         "/CN=mta.test", "-out", f"{work}/cert.pem", "-keyout", f"{work}/key.pem"],
+        check=True, stderr=subprocess.DEVNULL,
+    )
+
+
 def run(binary, case, share):
     messages, serve_flags, load_flags, delivered = CASES[case]
     messages //= share
     work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
     port = free_port() if delivered else 9
-    server = Server(binary, work, serve_flags, f"127.0.0.1:{port}")
+    if "--tls-cert" in serve_flags:
+        make_certificate(work)
+    server = Server(binary, work, [flag.format(work=work) for flag in serve_flags], f"127.0.0.1:{port}")
     # Warm: segments are there, connections were made, memory was touched.
     if delivered:
         sink = Sink(work, port, messages // 5)

@@ -68,7 +68,7 @@ pub const MAX_CLIENT_WAIT: Duration = Duration::from_secs(3600);
 pub const LEAST_BODY_BYTES_PER_SEC: u64 = 500;
 /// Memory that a silent session may hold besides what its allocations are rounded up to, its socket and its
 /// places in tables: a test holds the code to it, so that a hundred thousand of them fit in half a gigabyte.
-pub const IDLE_SESSION_BYTES: usize = 3584;
+pub const IDLE_SESSION_BYTES: usize = 2304;
 /// Part of `--max-connections` in use from which on silent clients make room for others.
 pub const CROWDED_PERCENT: usize = 90;
 /// Silence that a client is allowed then: what is too short for a person is long for a program.
@@ -199,6 +199,14 @@ pub const CONNECTION_TURN: u32 = 16;
 pub const STREAM_NAME_BYTES: usize = 64;
 /// Streams told apart since the start; the mail of further ones shares a turn with mail that has none.
 pub const STREAMS: usize = 16_384;
+/// Sections about streams: one with limits may have connections of its own at every destination.
+pub const STREAM_SECTIONS: usize = 1024;
+/// Largest weight of a stream: a turn of a hundred messages is long enough.
+pub const STREAM_WEIGHT: u16 = 100;
+/// Reply rules of the operator: each refusal is held against all until one fits.
+pub const REPLY_RULES: usize = 200;
+/// Longest text of such a rule.
+pub const RULE_TEXT_BYTES: usize = 512;
 /// Recipients in one transaction by default (`--recipients-per-message`): what RFC 5321 §4.5.3.1.8 has
 /// every server take.
 pub const DEFAULT_RECIPIENTS_PER_MESSAGE: u16 = 100;
@@ -219,6 +227,9 @@ pub const SCHEDULE_TIMER_BATCH: u32 = 4096;
 pub const ENDINGS_PER_SECOND: u32 = 2000;
 /// Of them at once.
 pub const ENDINGS_BURST: u32 = 100;
+/// How long before a limit that many share grants a message a connection for it is made; so much is waited for
+/// at most with connections that have nothing to do, which must be less than `CONNECTION_IDLE`.
+pub const POOL_LEAD: Duration = Duration::from_secs(2);
 /// Source addresses that `why` names one by one.
 pub const SOURCES_SHOWN: usize = 8;
 /// Entries of which one shard says in a second that they are late: each may be a report. What finds no room

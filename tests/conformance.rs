@@ -117,7 +117,8 @@ fn all_over_loopback(through_tls: bool) {
     report(wrong);
 }
 
-/// Every dialogue is named in the table, and every name in the table is a dialogue's.
+/// Every dialogue is named in the table, every name in the table is a dialogue's, and every claim names what
+/// shows it.
 #[test]
 fn the_table_and_the_dialogues_name_each_other() {
     let read = |name: &str| {
@@ -138,9 +139,16 @@ fn the_table_and_the_dialogues_name_each_other() {
         if !known || !section.starts_with(|c: char| c.is_ascii_digit()) {
             wrong.push(format!("a row begins with its section and has a known state: {row}"));
         }
-        for name in dialogues.split('`').skip(1).step_by(2) {
-            *named.entry(name.to_string()).or_insert(0) += 1;
+        let names = || dialogues.split('`').skip(1).step_by(2);
+        names().for_each(|name| *named.entry(name.to_string()).or_insert(0) += 1);
+        // What is claimed is shown: by a dialogue, or by code or tests that the row names.
+        let files: Vec<&str> = files_in(state).collect();
+        if !state.starts_with("not applicable") && names().next().is_none() && files.is_empty() {
+            wrong.push(format!("nothing shows it: {row}"));
         }
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let lacks = |file: &&&str| !root.join(file).exists() && !root.join(format!("{file}.rs")).exists();
+        wrong.extend(files.iter().filter(lacks).map(|file| format!("there is no {file}: {row}")));
     }
     let known: BTreeSet<String> = dialogues().into_iter().map(|dialogue| dialogue.name).collect();
     wrong.extend(named.keys().filter(|n| !known.contains(*n)).map(|n| format!("no dialogue is called {n}")));
@@ -148,6 +156,13 @@ fn the_table_and_the_dialogues_name_each_other() {
         known.iter().filter(|n| !named.contains_key(*n)).map(|n| format!("the table leaves out {n}")),
     );
     report(wrong);
+}
+
+/// Paths of the project in a text.
+fn files_in(text: &str) -> impl Iterator<Item = &str> {
+    text.split([' ', '(', ')', ',', ';', '`'])
+        .map(|word| word.trim_end_matches('.'))
+        .filter(|word| ["src/", "tests/", "docs/", "scripts/"].iter().any(|folder| word.starts_with(folder)))
 }
 
 /// The checkers can fail: each of these dialogues claims something that is not so.

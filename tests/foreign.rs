@@ -186,6 +186,34 @@ fn a_sink_that_hangs_up_or_refuses_for_a_while_gets_everything() {
 }
 
 #[test]
+fn smtp_source_smuggles_nothing() {
+    let Some(source) = program("smtp-source") else { return };
+    let (dir, peer) = (spool(), Peer::willing());
+    let server = Server::start(dir.path(), &["--route", &peer.route()]);
+    let hidden = "MAIL FROM:<evil@sender.test>\nRCPT TO:<b@two.test>\nDATA\nSubject: hidden\n\nhi\n.\n";
+    // It writes CRLF for each LF of the file, doubles dots that begin a line, and leaves CR as it is.
+    for (end, arrives) in [(".\n", true), (".\r\n", false), ("\r.\r", false), ("a\r\n.\n", false)] {
+        let text = format!("Subject: seen\n\nbefore\n{end}{hidden}");
+        let file = dir.path().join("text");
+        std::fs::write(&file, &text).expect("written");
+        let output = smtp_source(&source, server.addr, &["-F", file.to_str().expect("UTF-8")]);
+        assert_eq!(output.status.success(), arrives, "{end:?}: {output:?}");
+        if arrives {
+            // With a line end of its own behind all.
+            assert_eq!(body(&peer.wait_for(1, LIMIT)[0]), format!("before\n{end}{hidden}\n"));
+        } else {
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains("550 5.6."), "{end:?}: {said}");
+        }
+    }
+    // What is behind the last refusal came and went: nothing else was taken meanwhile.
+    assert_good(&smtp_source(&source, server.addr, &[]));
+    let arrived = peer.wait_for(2, LIMIT);
+    assert!(arrived.len() == 2 && arrived.iter().all(|message| message.to == ["b@one.test"]));
+    assert!(server.stop().success());
+}
+
+#[test]
 fn from_swaks() {
     let Some(swaks) = program("swaks") else { return };
     let (dir, peer) = (spool(), Peer::willing());

@@ -334,9 +334,18 @@ fn a_reader_written_from_the_document_finds_the_same() {
         assert_eq!(ids(&theirs), ids(&ours), "round {round}");
         assert!(ours.len() >= 12 * (round + 1), "{} messages", ours.len());
         for (theirs, ours) in theirs.iter().zip(&ours) {
-            for field in
-                ["log", "sender", "client", "body_kind", "bytes", "smtputf8", "requiretls", "ret", "envid"]
-            {
+            for field in [
+                "log",
+                "sender",
+                "client",
+                "user",
+                "body_kind",
+                "bytes",
+                "smtputf8",
+                "requiretls",
+                "ret",
+                "envid",
+            ] {
                 assert_eq!(theirs[field], ours[field], "{field} of {ours}");
             }
             let states = |m: &Value| -> Vec<(Value, Value, Value)> {

@@ -152,12 +152,25 @@ fn a_login_on_the_open_port_may_relay_and_is_not_completed() {
     assert!(server.stop().success());
 }
 
+/// What a client of SCRAM binds to.
+#[derive(Clone, Copy, Debug)]
+enum Bound<'a> {
+    Nothing,
+    /// RFC 9266.
+    Exporter,
+    /// RFC 5929 §4: the certificate, signed with SHA-256.
+    EndPoint(&'a [u8]),
+}
+
 /// The client's side of SCRAM-SHA-256, written anew here.
-fn scram(client: &mut Client<TlsStream>, name: &str, password: &str, bound: bool) -> String {
+fn scram(client: &mut Client<TlsStream>, name: &str, password: &str, bound: Bound<'_>) -> String {
     use aws_lc_rs::{digest, hmac, pbkdf2};
     let mac = |key: &[u8], message: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message);
-    let (mechanism, header) =
-        if bound { ("SCRAM-SHA-256-PLUS", "p=tls-exporter,,") } else { ("SCRAM-SHA-256", "n,,") };
+    let (mechanism, header) = match bound {
+        Bound::Nothing => ("SCRAM-SHA-256", "n,,"),
+        Bound::Exporter => ("SCRAM-SHA-256-PLUS", "p=tls-exporter,,"),
+        Bound::EndPoint(_) => ("SCRAM-SHA-256-PLUS", "p=tls-server-end-point,,"),
+    };
     let bare = format!("n={name},r=clientnonce");
     let challenge = client.ask(&format!("AUTH {mechanism} {}", STANDARD.encode(format!("{header}{bare}"))));
     let Some(challenge) = challenge.strip_prefix("334 ") else { return challenge };
@@ -169,10 +182,17 @@ fn scram(client: &mut Client<TlsStream>, name: &str, password: &str, bound: bool
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, password.as_bytes(), &mut salted);
     let client_key = mac(&salted, b"Client Key");
     let mut binding = header.as_bytes().to_vec();
-    if bound {
-        let label = b"EXPORTER-Channel-Binding";
-        let data = client.stream().conn.export_keying_material([0; 32], label, Some(&[])).expect("exported");
-        binding.extend_from_slice(&data);
+    match bound {
+        Bound::Nothing => {}
+        Bound::Exporter => {
+            let label = b"EXPORTER-Channel-Binding";
+            let connection = &client.stream().conn;
+            let data = connection.export_keying_material([0; 32], label, Some(&[])).expect("exported");
+            binding.extend_from_slice(&data);
+        }
+        Bound::EndPoint(certificate) => {
+            binding.extend_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
+        }
     }
     let without = format!("c={},r={}", STANDARD.encode(binding), value("r="));
     let signed = format!("{bare},{first},{without}");
@@ -191,14 +211,99 @@ fn scram(client: &mut Client<TlsStream>, name: &str, password: &str, bound: bool
 fn scram_with_and_without_a_bound_channel() {
     let site = Site::new(&scram_users());
     let server = site.start(&BOTH);
-    for bound in [false, true] {
+    for bound in [Bound::Nothing, Bound::Exporter, Bound::EndPoint(&site.pair.der)] {
         let mut client = site.submissions(&server);
-        assert!(scram(&mut client, "alice@example.test", "pencil", bound).starts_with("235"), "{bound}");
+        assert!(scram(&mut client, "alice@example.test", "pencil", bound).starts_with("235"), "{bound:?}");
         let mut client = site.submissions(&server);
-        assert!(scram(&mut client, "alice@example.test", "pencil2", bound).starts_with("535"), "{bound}");
-        assert!(scram(&mut client, "nobody@example.test", "pencil", bound).starts_with("535"), "{bound}");
+        assert!(scram(&mut client, "alice@example.test", "pencil2", bound).starts_with("535"), "{bound:?}");
+        assert!(scram(&mut client, "nobody@example.test", "pencil", bound).starts_with("535"), "{bound:?}");
+    }
+    // Someone between the two has a certificate of his own.
+    let other = Authority::new().sign(site.dir.path(), "other", &["mta.test"], false);
+    let mut client = site.submissions(&server);
+    let reply = scram(&mut client, "alice@example.test", "pencil", Bound::EndPoint(&other.der));
+    assert!(reply.starts_with("535"), "{reply}");
+    assert!(server.stop().success());
+}
+
+#[test]
+fn a_password_beyond_ascii_fits_however_it_is_typed() {
+    let (composed, apart) = ("p\u{fc}ncil", "pu\u{308}ncil");
+    let scram_line = ["--scheme", "scram-sha-256", "--from", "*", "j\u{fc}rgen"];
+    let site = Site::new(&user_line(apart, &scram_line));
+    let server = site.start(&BOTH);
+    // A client of SCRAM prepares what is typed (RFC 5802 §2.2); the name may come as it was typed.
+    for name in ["j\u{fc}rgen", "ju\u{308}rgen"] {
+        let mut client = site.submissions(&server);
+        assert!(scram(&mut client, name, composed, Bound::Exporter).starts_with("235"), "{name}");
+        for password in [composed, apart] {
+            let mut client = site.submissions(&server);
+            assert!(client.ask(&plain(name, password)).starts_with("235"), "{name} {password}");
+        }
+        let mut client = site.submissions(&server);
+        assert!(client.ask(&plain(name, "puncil")).starts_with("535"), "{name}");
     }
     assert!(server.stop().success());
+}
+
+#[test]
+fn who_submitted_a_message_is_kept() {
+    let mut site = Site::new(&scram_users());
+    // Nothing is delivered meanwhile.
+    site.peer = Peer::scripted(|verb, _| match verb {
+        "RCPT" => Some("450 4.2.1 later".into()),
+        _ => Some(common::default_reply(verb)),
+    });
+    let shown = |id: &str, json: bool| {
+        let spool = site.dir.path().join("spool");
+        let spool = ["--spool", spool.to_str().expect("UTF-8")];
+        let (status, out, err) =
+            run(&[&["queue", "show", id][..], &spool, if json { &["--json"][..] } else { &[] }].concat());
+        assert!(status.success(), "{err}");
+        let (status, list, err) = run(&[&["queue", "list"][..], &spool].concat());
+        assert!(status.success(), "{err}");
+        (out, list)
+    };
+    let mut server = site.start(&[&BOTH[..], &["--retry-schedule", "1h"]].concat());
+    let mut client = site.submissions(&server);
+    assert!(client.ask(&plain("Robot", "paper")).starts_with("235"));
+    let reply = client.deliver("a@x.test", &["b@one.test"], "Subject: x\r\n\r\nhi\r\n");
+    let id = reply.split_whitespace().nth(2).expect("an id").to_owned();
+    let reply = Client::connect(server.addr).deliver("a@x.test", &["b@one.test"], "hi\r\n");
+    let other = reply.split_whitespace().nth(2).expect("an id").to_owned();
+    for round in 0..2 {
+        let (text, list) = shown(&id, false);
+        let user = text.lines().find(|line| line.starts_with("user ")).expect("a line").split_whitespace();
+        assert_eq!(user.last(), Some("robot"), "{round}: {text}");
+        let line_of = |id: &str| list.lines().find(|line| line.starts_with(id)).expect("listed").to_owned();
+        assert!(line_of(&id).ends_with(" robot") && line_of(&other).ends_with(" -"), "{list}");
+        let json = |id: &str| serde_json::from_str::<serde_json::Value>(&shown(id, true).0).expect("JSON");
+        assert_eq!(json(&id)["user"], "robot");
+        assert!(json(&other)["user"].is_null());
+        assert!(server.stop().success());
+        server = site.start(&[&BOTH[..], &["--retry-schedule", "1h"]].concat());
+    }
+    assert!(server.stop().success());
+    // Both readers of the format that need no server say the same.
+    let spool = site.dir.path().join("spool");
+    let (status, ours, err) = run(&["spool", "dump", "--json", "--spool", spool.to_str().expect("UTF-8")]);
+    assert!(status.success(), "{err}");
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/read_log.py");
+    let theirs = Command::new("python3").arg(script).arg(&spool).output();
+    let users = |text: &str| -> Vec<(String, serde_json::Value)> {
+        let messages =
+            text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        messages.map(|m| (m["id"].as_str().expect("an id").to_owned(), m["user"].clone())).collect()
+    };
+    let mut expected = vec![(id, "robot".into()), (other, serde_json::Value::Null)];
+    expected.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(users(&ours), expected);
+    match theirs {
+        Ok(output) if output.status.success() => {
+            assert_eq!(users(&String::from_utf8_lossy(&output.stdout)), expected);
+        }
+        _ => println!("skipped: needs python3 and `pip install xxhash`"),
+    }
 }
 
 #[test]
@@ -258,6 +363,26 @@ fn a_user_keeps_to_its_rate() {
     client.ask("EHLO client.test");
     assert!(client.ask("MAIL FROM:<alice@example.test>").starts_with("450 4.7.1"));
     assert!(server.stop().success());
+}
+
+#[test]
+fn a_users_mail_is_of_its_stream_whatever_its_header_says() {
+    let users = user_line("one", &["--stream", "letters", "alice@example.test"])
+        + &user_line("two", &["Bob@example.test"]);
+    let site = Site::new(&users);
+    let args = ["--stream-header", "X-Stream", "--stream-by-user", "--route", "late.test=127.0.0.1:9"];
+    let server = site.start(&[&BOTH[..], &args].concat());
+    for (name, password) in [("alice@example.test", "one"), ("Bob@example.test", "two")] {
+        let mut client = site.submissions(&server);
+        assert!(client.ask(&plain(name, password)).starts_with("235"));
+        client.deliver(name, &["x@late.test"], "X-Stream: bulk\r\nSubject: x\r\n\r\nbody\r\n");
+    }
+    let spool = site.dir.path().join("spool").display().to_string();
+    let list =
+        |stream: &str| common::run(&["queue", "list", "--json", "--spool", &spool, "--stream", stream]).1;
+    assert!(list("letters").contains("alice@example.test"), "{}", list("letters"));
+    assert!(list("bob@example.test").contains("Bob@example.test"), "{}", list("bob@example.test"));
+    assert!(!list("bulk").contains("example.test"), "{}", list("bulk"));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use zeroize::Zeroizing;
 
+use super::prepare;
 use super::scram::Verifier;
 use crate::limits;
 
@@ -69,8 +70,14 @@ impl Credential {
         Ok(Credential::Scrypt(Box::new(hash)))
     }
 
-    /// Whether this was made of `password`. Slow.
+    /// Whether this was made of `password`, in its prepared form (RFC 4013) or, by another program, as it
+    /// is. Slow.
     pub fn matches(&self, password: &[u8]) -> bool {
+        let prepared = prepare::password(password);
+        prepared.is_some_and(|prepared| self.was_made_of(&prepared)) || self.was_made_of(password)
+    }
+
+    fn was_made_of(&self, password: &[u8]) -> bool {
         match self {
             Credential::Argon2(hash) => argon2::Argon2::default().verify_password(password, &**hash).is_ok(),
             Credential::Scrypt(hash) => scrypt::Scrypt::default().verify_password(password, &**hash).is_ok(),
@@ -82,8 +89,10 @@ impl Credential {
         }
     }
 
-    /// Makes one, with a random salt, as text.
+    /// Makes one of the prepared form of `password`, with a random salt, as text.
     pub fn make(scheme: Scheme, password: &[u8]) -> String {
+        let prepared = prepare::password(password);
+        let password = prepared.as_ref().map_or(password, |prepared| prepared);
         let mut salt = [0; SALT_BYTES];
         getrandom::fill(&mut salt).expect("the kernel's random source works once the system has booted");
         match scheme {
@@ -156,6 +165,26 @@ mod tests {
             assert!(!credential.matches(b"pencil "), "{text}");
             assert!(!credential.matches(b""), "{text}");
         }
+    }
+
+    #[test]
+    fn a_password_fits_in_every_form_that_is_typed() {
+        let (composed, apart) = ("p\u{fc}ncil".as_bytes(), "pu\u{308}ncil".as_bytes());
+        for scheme in [Scheme::Argon2id, Scheme::ScramSha256] {
+            for made_of in [composed, apart] {
+                let credential = Credential::parse(&Credential::make(scheme, made_of)).unwrap();
+                assert!(credential.matches(composed) && credential.matches(apart), "{scheme:?}");
+                assert!(!credential.matches(b"pencil") && !credential.matches(b"p\xfcncil"), "{scheme:?}");
+            }
+        }
+        // A client of SCRAM computes with the prepared form, whatever was typed here.
+        let verifier = Verifier::make(apart, b"salt", 4096);
+        assert_ne!(verifier.stored_key, verifier.derive(composed), "the verifier itself prepares nothing");
+        // Another program has hashed what was typed there.
+        let foreign = Credential::Scram(Box::new(verifier));
+        assert!(foreign.matches(apart) && !foreign.matches(composed));
+        let emoji = "\u{1f9c0}pencil".as_bytes();
+        assert!(Credential::parse(&Credential::make(Scheme::ScramSha256, emoji)).unwrap().matches(emoji));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::credential::Credential;
+use super::prepare::name_key;
 use super::scram::{ClientFirst, Waiting};
 use super::users::{User, Users};
 use super::{Mechanism, plain};
@@ -194,7 +195,7 @@ impl Exchange {
 
 /// Nobody acts for another here.
 fn is_same(authzid: &str, name: &str) -> bool {
-    authzid.is_empty() || authzid.eq_ignore_ascii_case(name)
+    authzid.is_empty() || name_key(authzid) == name_key(name)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod checkers;
 mod credential;
 mod exchange;
 mod plain;
+mod prepare;
 mod scram;
 mod users;
 

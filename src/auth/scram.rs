@@ -2,8 +2,8 @@
 //!
 //! Owns: [`Verifier`], what the server keeps of a password, and the two messages of an exchange each way.
 //! Promises: bytes in, bytes out, with the nonce as an argument; who is not known gets the same messages
-//! as who is and fails at the same point. Must not: normalise passwords or names beyond ASCII: both
-//! ends must write them alike (SASLprep, RFC 4013, changes no ASCII).
+//! as who is and fails at the same point. Must not: prepare names or passwords (`prepare` does, before
+//! they come here; the client does so itself).
 use std::fmt;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;

@@ -21,6 +21,7 @@ use aws_lc_rs::hmac;
 use super::Mechanism;
 use super::credential::Credential;
 use super::plain;
+use super::prepare::name_key;
 use super::scram::Verifier;
 use crate::limits;
 use crate::mail::address::Address;
@@ -40,13 +41,15 @@ pub struct User {
     pub senders: Arc<Senders>,
     /// `rate=`: recipients it may send to in a time.
     pub rate: Option<(u32, Duration)>,
+    /// `stream=`: the stream of its mail.
+    pub stream: Option<Box<str>>,
 }
 
 /// All users.
 pub struct Users {
     /// In the order of the file.
     list: Vec<Arc<User>>,
-    /// By name in lower case, the index in `list`.
+    /// By the form in which names are compared, the index in `list`.
     by_name: HashMap<Box<str>, usize>,
     secret: Secret,
 }
@@ -65,7 +68,7 @@ impl Users {
                 continue;
             }
             let user = parse_line(line, rate).map_err(|why| format!("line {}: {why}", at + 1))?;
-            let key = user.name.to_ascii_lowercase().into_boxed_str();
+            let key = name_key(&user.name).into_boxed_str();
             if users.by_name.insert(key, users.list.len()).is_some() {
                 return Err(format!(
                     "line {}: {} stands there twice",
@@ -84,10 +87,9 @@ impl Users {
         Ok(users)
     }
 
-    /// Names are compared without regard to the case of ASCII letters.
+    /// Names are compared in their prepared form (RFC 4013), without regard to the case of ASCII letters.
     pub fn find(&self, name: &str) -> Option<&Arc<User>> {
-        let key = name.to_ascii_lowercase();
-        self.by_name.get(key.as_str()).map(|&at| &self.list[at])
+        self.by_name.get(name_key(name).as_str()).map(|&at| &self.list[at])
     }
 
     /// Mechanisms that every user of the file can use. A client takes the strongest that is offered, so
@@ -114,7 +116,7 @@ impl Users {
     pub fn verifier_for(&self, name: &str) -> Verifier {
         let known = self.find(name).and_then(|user| user.credential.scram());
         known.cloned().unwrap_or_else(|| {
-            let name = name.to_ascii_lowercase();
+            let name = name_key(name);
             Verifier::fake(&self.secret.0, &name, self.double_of(&name).credential.scram())
         })
     }
@@ -122,7 +124,7 @@ impl Users {
     /// Some user, the same each time for the same name.
     fn double_of(&self, name: &str) -> &User {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &self.secret.0);
-        let tag = hmac::sign(&key, &[b"double of ", name.to_ascii_lowercase().as_bytes()].concat());
+        let tag = hmac::sign(&key, &[b"double of ", name_key(name).as_bytes()].concat());
         let number = u64::from_be_bytes(*tag.as_ref().first_chunk().expect("SHA-256 has 32 bytes"));
         &self.list[(number % self.list.len() as u64) as usize]
     }
@@ -136,7 +138,7 @@ fn parse_line(line: &str, rate: fn(&str) -> Result<(u32, Duration), String>) -> 
         plain::user_name(name.as_bytes()).ok_or("the name is empty, too long or has control characters")?;
     let shown = printable(name.as_bytes());
     let credential = Credential::parse(credential).map_err(|why| format!("{shown}: the credential {why}"))?;
-    let (mut senders, mut limit) = (None, None);
+    let (mut senders, mut limit, mut stream) = (None, None, None);
     for word in words {
         match word.split_once('=') {
             Some(("from", value)) if senders.is_none() => {
@@ -145,9 +147,16 @@ fn parse_line(line: &str, rate: fn(&str) -> Result<(u32, Duration), String>) -> 
             Some(("rate", value)) if limit.is_none() => {
                 limit = Some(rate(value).map_err(|why| format!("{shown}: rate={why}"))?);
             }
+            Some(("stream", value)) if stream.is_none() => {
+                if value.is_empty() || value.len() > limits::STREAM_NAME_BYTES {
+                    let most = limits::STREAM_NAME_BYTES;
+                    return Err(format!("{shown}: stream= takes a name of 1 to {most} bytes"));
+                }
+                stream = Some(value.into());
+            }
             _ => {
                 return Err(format!(
-                    "{shown}: {} is no option, or given twice: from=ADDRESS,DOMAIN,… and rate=N/TIME are",
+                    "{shown}: {} is no option, or given twice: from=ADDRESS,DOMAIN,…, rate=N/TIME and stream=NAME are",
                     printable(word.as_bytes())
                 ));
             }
@@ -162,7 +171,7 @@ fn parse_line(line: &str, rate: fn(&str) -> Result<(u32, Duration), String>) -> 
             ));
         }
     };
-    Ok(User { name: name.into(), credential, senders: Arc::new(senders), rate: limit })
+    Ok(User { name: name.into(), credential, senders: Arc::new(senders), rate: limit, stream })
 }
 
 #[cfg(test)]
@@ -183,7 +192,7 @@ pub(super) mod tests {
     #[test]
     fn a_file_is_read() {
         let users = users(&format!(
-            "# people\n\nAlice@Example.com:{SCRAM}\n  news:{ARGON2}  from=news.example,a@b.example rate=5/m \ngate:{SCRAM} from=*\n"
+            "# people\n\nAlice@Example.com:{SCRAM}\n  news:{ARGON2}  from=news.example,a@b.example rate=5/m stream=letters\ngate:{SCRAM} from=*\n"
         ))
         .unwrap();
         let may = |user: &str, path: &str| {
@@ -195,7 +204,9 @@ pub(super) mod tests {
         assert!(may("news", "x@news.example") && may("news", "a@b.example") && !may("news", "c@b.example"));
         assert!(may("gate", "x@y.example"));
         assert_eq!(users.find("news").unwrap().rate, Some((5, Duration::from_secs(60))));
-        assert!(users.find("bob").is_none());
+        assert!(users.find("ali\u{ad}ce@example.com").is_some(), "a soft hyphen is nothing");
+        assert_eq!(users.find("news").unwrap().stream.as_deref(), Some("letters"));
+        assert!(users.find("bob").is_none() && users.find("gate").unwrap().stream.is_none());
         assert_eq!(users.mechanisms(), ["PLAIN", "LOGIN"]);
     }
 
@@ -217,8 +228,14 @@ pub(super) mod tests {
             (format!("a:{SCRAM} from="), "line 1: a: from="),
             (format!("a:{SCRAM} from=* from=*"), "line 1: a: from=* is no option, or given twice"),
             (format!("a:{SCRAM} from=* rate=x"), "line 1: a: rate=bad"),
+            (format!("a:{SCRAM} from=* stream="), "line 1: a: stream= takes a name"),
+            (format!("a:{SCRAM} from=* stream=x stream=y"), "line 1: a: stream=y is no option, or given"),
             (format!("a:{SCRAM} from=* colour=red"), "line 1: a: colour=red is no option"),
             (format!("a@b.c:{SCRAM}\nA@b.c:{SCRAM}"), "line 2: A@b.c stands there twice"),
+            (
+                format!("\u{fc}:{SCRAM} from=*\nu\u{308}:{SCRAM} from=*"),
+                "line 2: u\\xcc\\x88 stands there twice",
+            ),
         ] {
             let error = users(&text).err().unwrap_or_else(|| panic!("{text}"));
             assert!(error.starts_with(complaint), "{text}: {error}");

@@ -39,6 +39,9 @@ struct HashArgs {
     /// Most recipients of the user in a time, as in 1000/h
     #[arg(long, value_name = "N/TIME")]
     rate: Option<String>,
+    /// Stream that the user's mail is of
+    #[arg(long)]
+    stream: Option<String>,
     /// Name that the user logs in with
     name: String,
 }
@@ -74,6 +77,9 @@ fn line(args: &HashArgs, credential: &str) -> String {
     }
     if let Some(rate) = &args.rate {
         line += &format!(" rate={rate}");
+    }
+    if let Some(stream) = &args.stream {
+        line += &format!(" stream={stream}");
     }
     line + "\n"
 }

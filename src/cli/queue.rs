@@ -415,7 +415,8 @@ fn show_messages(messages: &[MessageView]) -> String {
     if messages.is_empty() {
         return "no message fits\n".to_owned();
     }
-    let mut table = Table::new(&["id", "received", "bytes", "pending", "state", "next attempt", "sender"]);
+    let mut table =
+        Table::new(&["id", "received", "bytes", "pending", "state", "next attempt", "sender", "user"]);
     for view in messages {
         table.row([
             view.id.to_string(),
@@ -425,6 +426,7 @@ fn show_messages(messages: &[MessageView]) -> String {
             view.state.as_str().to_owned(),
             time_or_dash(view.next_attempt),
             sender_or_null(&view.sender),
+            view.user.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     table.render()
@@ -435,6 +437,7 @@ fn show_detail(detail: &MessageDetail) -> String {
     let mut head = Table::new(&["message", &message.id.to_string()]);
     head.row(["received".into(), message.received.to_string()]);
     head.row(["from".into(), sender_or_null(&message.sender)]);
+    head.row(["user".into(), message.user.clone().unwrap_or_else(|| "-".to_owned())]);
     head.row(["client".into(), detail.client.map_or_else(|| "-".to_owned(), |client| client.to_string())]);
     head.row(["bytes".into(), format!("{} in the spool", message.bytes)]);
     head.row(["state".into(), message.state.as_str().into()]);

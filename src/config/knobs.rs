@@ -23,6 +23,8 @@ pub struct Knobs {
     pub delay_warning: Option<Duration>,
     /// Local addresses to deliver from: some of `--source`.
     pub sources: Option<Vec<IpAddr>>,
+    /// Whether connections and rate follow what the receiver answers.
+    pub adaptive: Option<bool>,
 }
 
 /// Kinds of sections, the narrowest first.
@@ -33,7 +35,7 @@ pub enum Scope {
     /// About destinations by their MX hosts, known only when DNS has answered: too late for what a message
     /// is cut into.
     Provider,
-    /// About what many destinations share: a local address.
+    /// About what many destinations share: a local address, a stream.
     Shared,
 }
 
@@ -61,7 +63,7 @@ fn addresses(text: &str) -> Parsed<Vec<IpAddr>> {
 }
 
 /// Every key, in the order in which they are shown.
-pub static KEYS: [Key; 9] = [
+pub static KEYS: [Key; 10] = [
     Key {
         name: "connections",
         scope: Scope::Shared,
@@ -143,6 +145,12 @@ pub static KEYS: [Key; 9] = [
             Some(texts.collect::<Vec<_>>().join(","))
         },
     },
+    Key {
+        name: "adaptive",
+        scope: Scope::Provider,
+        set: |knobs, text| grammar::switch(text).map(|on| knobs.adaptive = Some(on)),
+        show: |knobs| knobs.adaptive.map(|on| on.to_string()),
+    },
 ];
 
 /// Steps as [`grammar::schedule`] reads them.
@@ -193,6 +201,7 @@ impl Knobs {
             max_age: self.max_age.or(below.max_age),
             delay_warning: self.delay_warning.or(below.delay_warning),
             sources: self.sources.or(below.sources),
+            adaptive: self.adaptive.or(below.adaptive),
         }
     }
 }
@@ -201,7 +210,7 @@ impl Knobs {
 mod tests {
     use super::*;
 
-    const GOOD: [(&str, &str); 9] = [
+    const GOOD: [(&str, &str); 10] = [
         ("connections", "20"),
         ("connection-rate", "10/s"),
         ("message-rate", "5000/h"),
@@ -211,6 +220,7 @@ mod tests {
         ("max-age", "2d"),
         ("delay-warning", "90m"),
         ("source", "192.0.2.1,2001:db8::1"),
+        ("adaptive", "false"),
     ];
 
     #[test]
@@ -242,6 +252,7 @@ mod tests {
             ("delay-warning", "1000d"),
             ("delay-warning", "soon"),
             ("source", ""),
+            ("adaptive", "no"),
             ("source", "192.0.2.1;192.0.2.2"),
         ] {
             let mut knobs = Knobs::default();

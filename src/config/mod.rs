@@ -13,9 +13,11 @@ mod gather;
 pub mod grammar;
 mod inspect;
 mod knobs;
+mod reply_rules;
 mod rules;
 mod sections;
 mod setting;
+mod streams;
 mod system;
 mod validate;
 
@@ -28,6 +30,7 @@ pub use inspect::{inspect, read_token};
 pub use knobs::Knobs;
 pub use rules::{Line, Provider, Rules};
 pub use setting::{Kind, Preset, SETTINGS, Setting};
+pub use streams::StreamSection;
 pub use system::System;
 
 use crate::mail::address::{Address, Domain};
@@ -143,6 +146,8 @@ pub struct Config {
     pub messages_per_connection: u32,
     pub retry_schedule: Vec<Duration>,
     pub recipients_per_message: u16,
+    /// Mail of a user is of the stream of that name.
+    pub stream_by_user: bool,
     /// Header field that names a message's stream.
     pub stream_header: Option<String>,
     /// Streams whose mail is urgent.

@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::knobs::{KEYS, Knobs};
+use super::streams::StreamSection;
 use crate::mail::address::Domain;
+use crate::schedule::Rule;
 
 /// A provider: whoever runs these MX hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,9 @@ pub struct Rules {
     pub(super) by_mx: HashMap<String, u16>,
     /// Limits of local addresses.
     pub(super) sources: Vec<(IpAddr, Knobs)>,
+    pub(super) streams: Vec<StreamSection>,
+    /// The operator's reply rules, in the order they are tried.
+    pub(super) replies: Vec<Rule>,
 }
 
 /// One key as it holds for a destination.
@@ -63,6 +68,15 @@ impl Rules {
     /// What a local address may do; none where nothing is said of it.
     pub fn source(&self, address: IpAddr) -> Option<&Knobs> {
         self.sources.iter().find(|(own, _)| *own == address).map(|(_, knobs)| knobs)
+    }
+
+    pub fn streams(&self) -> &[StreamSection] {
+        &self.streams
+    }
+
+    /// What the operator orders on refusals, before what is shipped.
+    pub fn replies(&self) -> &[Rule] {
+        &self.replies
     }
 
     /// What holds for a local address, by key.

@@ -7,7 +7,9 @@
 use std::net::IpAddr;
 
 use super::knobs::{KEYS, Key, Knobs, Scope};
+use super::reply_rules;
 use super::rules::{Provider, Rules};
+use super::streams::{self, StreamSection};
 use super::{Config, Problem, file};
 use crate::limits;
 use crate::mail::address::Domain;
@@ -17,7 +19,7 @@ use crate::mail::text::printable;
 const SHIPPED: &str = include_str!("providers.toml");
 
 /// The sections a file may hold.
-pub const SECTIONS: [&str; 2] = ["destination", "provider"];
+pub const SECTIONS: [&str; 4] = ["destination", "provider", "stream", "rule"];
 
 /// The local addresses that `[source."ADDR"]` sections name, as texts of the setting.
 pub fn sources(sections: &toml::Table) -> Vec<String> {
@@ -61,7 +63,7 @@ impl Reader<'_> {
     fn sections(&mut self, table: &toml::Table) {
         for (name, section) in self.named(table, "destination") {
             let shown = format!("[destination.\"{name}\"]");
-            let knobs = self.knobs(&shown, &section, Scope::Destination, None);
+            let knobs = self.knobs(&shown, &section, Scope::Destination, &[]);
             match pattern(&name) {
                 Ok(pattern) => self.rules.destinations.push((pattern, knobs)),
                 Err(why) => self.complain(&shown, &why),
@@ -70,6 +72,15 @@ impl Reader<'_> {
         for (name, section) in self.named(table, "provider") {
             self.provider(&name, &section);
         }
+        for (name, section) in self.named(table, "stream") {
+            let shown = format!("[stream.\"{}\"]", printable(name.as_bytes()));
+            let knobs = self.knobs(&shown, &section, Scope::Shared, &streams::KEYS);
+            match StreamSection::read(&name, &section, knobs) {
+                Ok(stream) => self.rules.streams.push(stream),
+                Err(why) => self.complain(&shown, &why),
+            }
+        }
+        self.replies(table);
         if table.get("source").is_some_and(toml::Value::is_table) {
             for (address, section) in self.named(table, "source") {
                 self.source(&address, &section);
@@ -80,9 +91,39 @@ impl Reader<'_> {
             self.complain("destination", &most);
             self.rules.destinations.truncate(limits::DESTINATION_RULES);
         }
+        if self.rules.streams.len() > limits::STREAM_SECTIONS {
+            self.complain("stream", &format!("has more than {} sections", limits::STREAM_SECTIONS));
+            self.rules.streams.truncate(limits::STREAM_SECTIONS);
+        }
         if self.rules.providers.len() > limits::PROVIDERS {
             self.complain("provider", &format!("has more than {} sections", limits::PROVIDERS));
             self.rules.providers.truncate(limits::PROVIDERS);
+        }
+    }
+
+    /// The sections `[[rule]]`.
+    fn replies(&mut self, table: &toml::Table) {
+        let list = match table.get("rule") {
+            None => return,
+            Some(toml::Value::Array(list)) => list,
+            Some(_) => return self.complain("\"rule\"", "is a list of sections: write [[rule]]"),
+        };
+        for (nth, rule) in list.iter().enumerate() {
+            let read = match rule {
+                toml::Value::Table(rule) => reply_rules::read(rule),
+                _ => Err("is not a section: write [[rule]]".into()),
+            };
+            match read {
+                Ok(_) if self.rules.replies.len() == limits::REPLY_RULES => {
+                    self.complain(
+                        "[[rule]]",
+                        &format!("stands there more than {} times", limits::REPLY_RULES),
+                    );
+                    return;
+                }
+                Ok(rule) => self.rules.replies.push(rule),
+                Err(why) => self.complain(&format!("[[rule]] number {}", nth + 1), &why),
+            }
         }
     }
 
@@ -108,7 +149,7 @@ impl Reader<'_> {
 
     fn provider(&mut self, name: &str, section: &toml::Table) {
         let shown = format!("[provider.{name}]");
-        let knobs = self.knobs(&shown, section, Scope::Provider, Some("match-mx"));
+        let knobs = self.knobs(&shown, section, Scope::Provider, &["match-mx"]);
         let match_mx = section.get("match-mx").map(|value| self.patterns(&shown, value));
         let shipped = self.shipping;
         match self.rules.providers.iter_mut().find(|p| p.name == name) {
@@ -132,7 +173,7 @@ impl Reader<'_> {
 
     fn source(&mut self, address: &str, section: &toml::Table) {
         let shown = format!("[source.\"{address}\"]");
-        let knobs = self.knobs(&shown, section, Scope::Shared, Some(EHLO_NAME));
+        let knobs = self.knobs(&shown, section, Scope::Shared, &[EHLO_NAME]);
         match section.get(EHLO_NAME) {
             Some(toml::Value::String(_)) => {}
             Some(_) => self.complain(&shown, "ehlo-name takes a text in quotes"),
@@ -166,13 +207,13 @@ impl Reader<'_> {
         patterns
     }
 
-    /// The keys of a section; the caller reads the `other` one.
-    fn knobs(&mut self, shown: &str, section: &toml::Table, scope: Scope, other: Option<&str>) -> Knobs {
+    /// The keys of a section; the caller reads the `others`.
+    fn knobs(&mut self, shown: &str, section: &toml::Table, scope: Scope, others: &[&str]) -> Knobs {
         let mut knobs = Knobs::default();
-        for (name, value) in section.iter().filter(|(name, _)| other != Some(name.as_str())) {
+        for (name, value) in section.iter().filter(|(name, _)| !others.contains(&name.as_str())) {
             let Some(key) = Key::find(name).filter(|key| key.scope >= scope) else {
                 let known: Vec<_> = KEYS.iter().filter(|k| k.scope >= scope).map(|k| k.name).collect();
-                let known = known.into_iter().chain(other).collect::<Vec<_>>().join(", ");
+                let known = known.into_iter().chain(others.iter().copied()).collect::<Vec<_>>().join(", ");
                 self.complain(
                     shown,
                     &format!("\"{}\" is not one of its keys: {known}", printable(name.as_bytes())),
@@ -180,6 +221,7 @@ impl Reader<'_> {
                 continue;
             };
             let text = match value {
+                toml::Value::Boolean(on) => Ok(on.to_string()),
                 toml::Value::Array(items) => {
                     items.iter().map(file::scalar).collect::<Result<Vec<_>, _>>().map(|texts| texts.join(","))
                 }
@@ -249,6 +291,8 @@ impl Rules {
         for provider in self.providers.iter().filter(|p| !p.shipped) {
             section(format!("[provider.{}]", quoted(&provider.name)), &provider.match_mx, &provider.knobs);
         }
+        self.streams.iter().for_each(|stream| out.push_str(&stream.to_toml()));
+        self.replies.iter().for_each(|rule| out.push_str(&reply_rules::to_toml(rule)));
         out
     }
 

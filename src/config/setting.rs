@@ -290,13 +290,20 @@ pub static SETTINGS: &[Setting] = &[
         "stream-header",
         "NAME",
         Unset("mail has no stream"),
-        "Header field that names the stream (tenant, campaign) of a message; streams share a destination by weight",
+        "Header field that names the stream (tenant, campaign) of a message of a client that may relay; streams share a destination by weight",
     ),
+    Setting {
+        name: "stream-by-user",
+        value_name: "true|false",
+        kind: Kind::Switch,
+        default: Text(&["false"]),
+        help: "Mail of a logged-in user is of the stream of that name, whatever its header says; stream= in the file of users names another one",
+    },
     many(
         "transactional-stream",
         "NAME",
         Unset("none"),
-        "Stream whose mail goes before that of the others, as password resets do before a campaign",
+        "Stream whose mail goes before that of the others, as password resets do before a campaign; [stream.NAME] sections of the file say the same, and give weights and limits",
     ),
     one("max-age", "TIME", Text(&["5d"]), "Age at which undelivered mail is returned to its sender"),
     one(

@@ -57,8 +57,16 @@ impl Config {
         if self.control.is_some() && self.control_token_file.is_none() {
             warnings.push("control without control-token-file serves the health probes only".into());
         }
-        if !self.transactional_streams.is_empty() && self.stream_header.is_none() {
-            warnings.push("transactional-stream has no effect without --stream-header".into());
+        let named = self.stream_header.is_some() || self.auth_file.is_some() || self.control.is_some();
+        let ordered = !self.transactional_streams.is_empty() || !self.rules.streams().is_empty();
+        if ordered && !named {
+            warnings.push(
+                "streams have no effect: nothing names one; give --stream-header, or users with --auth-file"
+                    .into(),
+            );
+        }
+        if self.stream_by_user && self.auth_file.is_none() {
+            warnings.push("stream-by-user has no effect without --auth-file".into());
         }
         if self.max_message_bytes < 64 << 10 {
             warnings.push("max-message-size is below the 64 KiB that every server must take (RFC 5321 section 4.5.3.1.7)".into());
@@ -156,6 +164,7 @@ impl Reader<'_> {
             retry_schedule: self.one("retry-schedule", grammar::schedule).unwrap_or_default(),
             recipients_per_message: self.count("recipients-per-message", 1, limits::MAX_RECIPIENTS as u64)
                 as u16,
+            stream_by_user: self.one("stream-by-user", grammar::switch).unwrap_or_default(),
             stream_header: self.one("stream-header", grammar::field_name),
             transactional_streams: self.many("transactional-stream", grammar::text),
             max_age: self.time("max-age", Duration::from_secs(1), limits::MAX_AGE),

@@ -36,6 +36,7 @@ fn message() -> MessageView {
         id: KNOWN,
         received: Timestamp(WallTime(1_000_000)),
         sender: "a@example.com".into(),
+        user: None,
         bytes: 4096,
         recipients: 1,
         pending: 1,

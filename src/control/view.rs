@@ -146,6 +146,9 @@ pub struct MessageView {
     pub received: Timestamp,
     /// Empty: the null reverse-path.
     pub sender: String,
+    /// The user who submitted it; none for mail that came without a login.
+    #[serde(default)]
+    pub user: Option<String>,
     /// Bytes in the spool.
     pub bytes: u64,
     pub recipients: u32,
@@ -275,6 +278,7 @@ mod tests {
                 id: MessageId(77),
                 received: Timestamp(WallTime(1_000_000)),
                 sender: String::new(),
+                user: Some("alice".into()),
                 bytes: 4096,
                 recipients: 2,
                 pending: 1,

@@ -104,6 +104,8 @@ pub struct Envelope {
     pub received_at: WallTime,
     /// The client's address; none for mail made here (DSNs).
     pub client: Option<IpAddr>,
+    /// The user who had logged in, as the file of users writes the name.
+    pub user: Option<Box<str>>,
     /// RET= (RFC 3461 §4.3).
     pub ret: Option<Return>,
     /// ENVID= (RFC 3461 §4.4) in its encoded form, printable ASCII.

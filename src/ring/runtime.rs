@@ -134,20 +134,37 @@ impl Task {
 
 /// Runs `task` on this worker beside the caller.
 pub fn spawn<F: Future<Output = ()> + 'static>(task: F) -> Task {
-    // Made here and not in the task's first turn: it must go also when that never comes.
-    let listed = Listed(TASKS.with_borrow_mut(|tasks| tasks.vacant_key()));
-    let handle = tokio_uring::spawn(async move {
-        task.await;
-        drop(listed);
-    });
+    let handle = tokio_uring::spawn(listed(task));
     TASKS.with_borrow_mut(|tasks| tasks.insert(handle.abort_handle()));
     Task(handle)
 }
 
-/// Takes a task off the list when its future ends or is dropped.
-struct Listed(usize);
+/// A task that goes off the list with its future. Its place is made here and not in its first turn: it must go
+/// also when that never comes.
+fn listed<F: Future<Output = ()>>(task: F) -> Listed<F> {
+    Listed { task, _place: Place(TASKS.with_borrow_mut(|tasks| tasks.vacant_key())) }
+}
 
-impl Drop for Listed {
+/// A task on the list. An `async` block that awaits what it has captured would have room for it twice.
+struct Listed<F> {
+    task: F,
+    _place: Place,
+}
+
+impl<F: Future<Output = ()>> Future for Listed<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // SAFETY: `task` is pinned with `self`: nothing moves it out, `Listed` has no `Drop` of its own, and it
+        // is `Unpin` only where `task` is.
+        unsafe { self.map_unchecked_mut(|listed| &mut listed.task) }.poll(cx)
+    }
+}
+
+/// Takes a task off the list when its future ends or is dropped.
+struct Place(usize);
+
+impl Drop for Place {
     fn drop(&mut self) {
         let _ = TASKS.try_with(|tasks| tasks.borrow_mut().try_remove(self.0));
     }
@@ -180,6 +197,18 @@ mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
     use std::time::Duration;
+
+    #[test]
+    fn a_task_has_room_for_its_future_once() {
+        let task = async {
+            let large = [1_u8; 1000];
+            yield_turn().await;
+            assert_eq!(large.iter().map(|byte| u32::from(*byte)).sum::<u32>(), 1000);
+        };
+        let alone = size_of_val(&task);
+        assert!(alone >= 1000);
+        assert!(size_of_val(&listed(task)) <= alone + 16);
+    }
 
     #[test]
     fn a_writer_woken_by_the_first_session_runs_after_all_of_the_turn() {

@@ -97,7 +97,9 @@ impl Shard {
             return;
         }
         let lane = connection.lane;
-        if self.idle_is_wanted(lane) || self.is_in_the_way(conn) && !self.has_mail(lane) {
+        if !self.waits_for_grant(lane) && self.idle_is_wanted(lane)
+            || self.is_in_the_way(conn) && !self.has_mail(lane)
+        {
             self.close(conn, actions);
             return;
         }

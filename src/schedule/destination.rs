@@ -3,13 +3,13 @@
 //! Owns: the records [`Destination`] and [`Lane`] and the table that finds a destination by name.
 //! Promises: a name is stored once; a destination without mail, connections or backoff is not kept,
 //! nor is a lane without ready mail or connections. Must not: decide: that is done by the shard.
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 use slab::Slab;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::deferred::Deferred;
 use super::list::{Linked, Links, List};
-use super::policy::PolicyId;
+use super::policy::{COMMON, PolicyId};
 use super::ready::{Cursor, Ready};
 use super::timers::{NEVER, Timed, Timer};
 use super::wheel::NIL;
@@ -155,13 +155,16 @@ pub(super) enum Queue {
     HomeGrowing,
 }
 
-/// The ready mail and the connections of one destination at one home.
+/// The ready mail and the connections of one destination at one home, of one stream with limits or of all
+/// without.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) destination: u32,
     /// The destination's next lane.
     pub(super) sibling: u32,
     pub(super) home: u8,
+    /// The stream with limits whose mail it has; else [`COMMON`].
+    pub(super) stream: u16,
     pub(super) queue: Queue,
     /// It queues for its turn under a rate.
     pub(super) in_turn: bool,
@@ -200,13 +203,21 @@ impl Linked<RATE> for Lane {
 pub(super) struct Destinations {
     pub(super) slab: Slab<Destination>,
     pub(super) lanes: Slab<Lane>,
+    /// The lanes of streams with limits.
+    limited: HashMap<(u32, u8, u16), u32, foldhash::fast::RandomState>,
     names: HashTable<u32>,
     seed: u64,
 }
 
 impl Destinations {
     pub(super) fn new(seed: u64) -> Destinations {
-        Destinations { slab: Slab::new(), lanes: Slab::new(), names: HashTable::new(), seed }
+        Destinations {
+            slab: Slab::new(),
+            lanes: Slab::new(),
+            limited: HashMap::default(),
+            names: HashTable::new(),
+            seed,
+        }
     }
 
     /// Senders choose domains: the hash is seeded so that they cannot choose collisions.
@@ -234,9 +245,17 @@ impl Destinations {
         }
     }
 
-    /// The destination's lane at `home`. O(homes that have mail for the destination).
-    pub(super) fn lane(&mut self, destination: u32, home: u8) -> u32 {
-        let found = self.lanes_of(destination).find(|lane| self.lanes[*lane as usize].home == home);
+    /// The destination's lane at `home` for a stream. O(1) for one with limits, else O(lanes of the
+    /// destination).
+    pub(super) fn lane(&mut self, destination: u32, home: u8, stream: u16) -> u32 {
+        let is_it = |lane: &u32| {
+            let lane = &self.lanes[*lane as usize];
+            (lane.home, lane.stream) == (home, stream)
+        };
+        let found = match stream {
+            COMMON => self.lanes_of(destination).find(is_it),
+            limited => self.limited.get(&(destination, home, limited)).copied(),
+        };
         if let Some(lane) = found {
             return lane;
         }
@@ -245,6 +264,7 @@ impl Destinations {
             destination,
             sibling: *first,
             home,
+            stream,
             queue: Queue::None,
             in_turn: false,
             waiting: Links::NONE,
@@ -259,6 +279,9 @@ impl Destinations {
             swept: Cursor::START,
         }) as u32;
         *first = lane;
+        if stream != COMMON {
+            self.limited.insert((destination, home, stream), lane);
+        }
         lane
     }
 
@@ -271,6 +294,9 @@ impl Destinations {
 
     pub(super) fn remove_lane(&mut self, id: u32) {
         let gone = self.lanes.remove(id as usize);
+        if gone.stream != COMMON {
+            self.limited.remove(&(gone.destination, gone.home, gone.stream));
+        }
         let first = &mut self.slab[gone.destination as usize].lanes;
         if *first == id {
             *first = gone.sibling;
@@ -311,7 +337,7 @@ mod tests {
         for gone in 0..3 {
             let mut table = Destinations::new(0);
             let id = table.add(&domain("a.test"), 0);
-            let lanes: Vec<u32> = (0..3).map(|home| table.lane(id, home)).collect();
+            let lanes: Vec<u32> = (0..3).map(|home| table.lane(id, home, COMMON)).collect();
             table.remove_lane(lanes[gone]);
             let mut left: Vec<u32> = table.lanes_of(id).collect();
             left.sort_unstable();

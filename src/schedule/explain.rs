@@ -163,6 +163,10 @@ impl Shard {
         let name = match key {
             PoolKey::Site { .. } => "its set of MX hosts".to_owned(),
             PoolKey::Provider(n) => format!("provider {n}"),
+            PoolKey::Stream(n) => {
+                let known = self.policies.streams.get(usize::from(n));
+                format!("stream {}", known.map_or("", |stream| &stream.name))
+            }
             PoolKey::Sources(set) => return self.describe_sources(set),
             PoolKey::Source(source) => format!("source {source}"),
             PoolKey::Server => "the server".to_owned(),
@@ -204,7 +208,7 @@ impl Shard {
                 detail: String::new(),
             });
         }
-        if let Some(keys) = throttle.shared.as_ref().and_then(|shared| shared.waits_for.as_ref()) {
+        for keys in throttle.shared.iter().filter_map(|shared| shared.waits_for.as_ref()) {
             let of: Vec<String> = keys.iter().map(|key| self.describe_pool(*key)).collect();
             gates.push(gate(GateKind::SharedLimit, format!("waits for a connection: {}", of.join(", "))));
         }

@@ -205,7 +205,8 @@ pub enum Action {
     /// Open a connection at `home` for `destination`: report its hosts with Resolved, wait for Proceed, then
     /// report with Want, ConnectFailed or ConnectPutOff. A Close may come first; it is answered with Closed.
     /// With a `source`, a place at that local address is kept for it.
-    Connect { home: u8, conn: ConnId, destination: Domain, source: Option<IpAddr> },
+    /// It carries mail of `stream` alone; None: of any without limits.
+    Connect { home: u8, conn: ConnId, destination: Domain, source: Option<IpAddr>, stream: Option<u16> },
     /// The connection that has been Resolved may be made; with a `source`, from that address.
     Proceed { home: u8, conn: ConnId, source: Option<IpAddr> },
     /// For the shard of that number, as `Event::Pool`.

@@ -93,9 +93,11 @@ pub struct Policy {
     pub adaptive: bool,
 }
 
-/// What is ordered for a stream, wherever its mail goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is ordered for a stream, wherever its mail goes. One with limits has connections of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamPolicy {
+    /// For people.
+    pub name: Box<str>,
     /// Entries it sends in its turn, while others wait for theirs. 0 is taken for 1.
     pub weight: u16,
     pub limits: Limits,
@@ -103,9 +105,12 @@ pub struct StreamPolicy {
 
 impl Default for StreamPolicy {
     fn default() -> StreamPolicy {
-        StreamPolicy { weight: 1, limits: Limits::NONE }
+        StreamPolicy { name: "".into(), weight: 1, limits: Limits::NONE }
     }
 }
+
+/// In place of a stream's number: all streams without limits.
+pub(super) const COMMON: u16 = u16::MAX;
 
 /// The place of a policy in [`Policies::list`].
 pub type PolicyId = u16;
@@ -137,6 +142,13 @@ impl Policies {
         self.streams.get(usize::from(stream.number())).map_or(1, |stream| stream.weight.max(1))
     }
 
+    /// The stream of a lane for such mail: its own where it has limits, else [`COMMON`].
+    pub(super) fn lane_of(&self, stream: super::StreamId) -> u16 {
+        let limited = |policy: &&StreamPolicy| !policy.limits.is_none();
+        let own = self.streams.get(usize::from(stream.number())).filter(limited);
+        own.map_or(COMMON, |_| stream.number())
+    }
+
     /// One policy for every domain, and no shared limits.
     pub fn one(policy: Policy) -> Policies {
         Policies {
@@ -151,8 +163,14 @@ impl Policies {
     }
 
     /// Whether connections to such hosts are in any limit that destinations share.
-    pub fn shares(&self, hosts: Option<u64>, provider: u16, sources: Option<SourceSet>) -> bool {
-        !super::pool::keys(self, hosts, provider, sources).is_empty()
+    pub fn shares(
+        &self,
+        hosts: Option<u64>,
+        provider: u16,
+        sources: Option<SourceSet>,
+        stream: Option<u16>,
+    ) -> bool {
+        !super::pool::keys(self, (hosts, provider), sources, stream.unwrap_or(COMMON)).is_empty()
     }
 
     /// The policy of that id, or the first.

@@ -17,10 +17,11 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::pace::{Clocked, Pace};
-use super::policy::{Limits, Policies};
+use super::policy::{COMMON, Limits, Policies, Rate};
 use super::sources::{SourceSet, WaitingSets};
 use super::{Action, ConnId};
 use crate::clock::WallTime;
+use crate::limits;
 
 /// What several destinations share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +30,8 @@ pub enum PoolKey {
     Site { hosts: u64, provider: u16 },
     /// All sites of a provider.
     Provider(u16),
+    /// A stream, by its number.
+    Stream(u16),
     /// Any address of a set, as it is asked for. What is granted names one of them.
     Sources(SourceSet),
     /// A local address.
@@ -55,6 +58,7 @@ impl PoolKey {
             PoolKey::Provider(provider) => at(&policies.providers, provider),
             PoolKey::Source(source) => policies.sources.limits_of(source),
             PoolKey::Sources(_) => Limits::NONE,
+            PoolKey::Stream(n) => policies.streams.get(usize::from(n)).map_or(Limits::NONE, |s| s.limits),
             PoolKey::Server => policies.server,
         }
     }
@@ -63,7 +67,7 @@ impl PoolKey {
     fn owner(self, shards: u8) -> u8 {
         let hash = match self {
             PoolKey::Site { hosts, .. } => hosts,
-            PoolKey::Provider(n) => u64::from(n),
+            PoolKey::Provider(n) | PoolKey::Stream(n) => u64::from(n),
             // Sets share addresses, so one shard counts them all.
             PoolKey::Sources(_) | PoolKey::Source(_) | PoolKey::Server => 0,
         };
@@ -74,13 +78,14 @@ impl PoolKey {
 /// The pools a connection is in, the narrowest first; those without limits are left out.
 pub(super) fn keys(
     policies: &Policies,
-    hosts: Option<u64>,
-    provider: u16,
+    (hosts, provider): (Option<u64>, u16),
     sources: Option<SourceSet>,
+    stream: u16,
 ) -> Arc<[PoolKey]> {
     let site = hosts.map(|hosts| PoolKey::Site { hosts, provider });
     let provider = (provider > 0).then_some(PoolKey::Provider(provider));
-    let all = [site, provider, sources.map(PoolKey::Sources), Some(PoolKey::Server)];
+    let stream = (stream != COMMON).then_some(PoolKey::Stream(stream));
+    let all = [site, provider, stream, sources.map(PoolKey::Sources), Some(PoolKey::Server)];
     all.into_iter().flatten().filter(|key| key.any(policies, |limits| !limits.is_none())).collect()
 }
 
@@ -115,8 +120,9 @@ pub struct Request {
     pub(super) shard: u8,
     pub(super) wanted: Wanted,
     pub(super) conn: ConnId,
-    /// The destination it is for, and which of that place's lives.
+    /// The destination and the stream of its lanes it is for, and which of that place's lives.
     pub(super) destination: u32,
+    pub(super) stream: u16,
     pub(super) serial: u32,
     pub(super) keys: Arc<[PoolKey]>,
     pub(super) at: u8,
@@ -135,7 +141,7 @@ pub enum PoolMessage {
     Ask(Request),
     /// To the asker: all pools have granted it.
     Granted(Request),
-    /// To the asker of a connection: it has to wait.
+    /// To the asker: it has to wait.
     Waits(Request),
     /// To the owner: the connection is closed, or the message was not sent.
     Back(PoolKey, Wanted),
@@ -166,6 +172,24 @@ impl Pool {
         turn: 0,
         wakes: false,
     };
+}
+
+/// When a connection is worth having for a message that is to be sent then.
+fn before(at: WallTime) -> WallTime {
+    WallTime(at.0.saturating_sub(limits::POOL_LEAD.as_micros() as u64))
+}
+
+impl Pool {
+    /// From when one more connection would soon have a message to send: not while others wait for theirs as
+    /// long as that. Else connections would be made to be closed for having nothing to do.
+    pub(super) fn feeds_soon(&self, rate: Option<Rate>) -> WallTime {
+        let Some(rate) = rate else { return WallTime(0) };
+        let soon = limits::POOL_LEAD.as_secs_f64() / rate.per.as_secs_f64() * f64::from(rate.count);
+        if self.metered.len() >= (soon as usize).max(1) {
+            return WallTime(u64::MAX);
+        }
+        before(self.messages.ready_at(Pace::new(rate)))
+    }
 }
 
 /// The pools this shard keeps.
@@ -217,12 +241,12 @@ impl Pools {
     pub(super) fn ask(
         &mut self,
         (wanted, conn): (Wanted, ConnId),
-        (destination, serial): (u32, u32),
+        (destination, stream, serial): (u32, u16, u32),
         keys: Arc<[PoolKey]>,
         actions: &mut Vec<Action>,
     ) {
         let to = keys[0].owner(self.shards);
-        let request = Request { shard: self.index, wanted, conn, destination, serial, keys, at: 0 };
+        let request = Request { shard: self.index, wanted, conn, destination, stream, serial, keys, at: 0 };
         self.say(to, PoolMessage::Ask(request), actions);
     }
 
@@ -252,10 +276,12 @@ impl Pools {
         queue.push_back(request.clone());
         let first = queue.len() == 1;
         self.pump(policies, now, key, actions);
-        let waits = self.pools.get(&key).is_some_and(|p| p.waiting.back() == Some(&request));
+        let message = request.wanted == Wanted::Message;
+        let queue = |p: &Pool| if message { p.metered.back().cloned() } else { p.waiting.back().cloned() };
+        let waits = self.pools.get(&key).and_then(queue).as_ref() == Some(&request);
         if waits {
             self.say(request.shard, PoolMessage::Waits(request), actions);
-            if first && !matches!(key, PoolKey::Sources(_)) {
+            if first && !message && !matches!(key, PoolKey::Sources(_)) {
                 self.tell_contended(key, true, actions);
             }
         }
@@ -278,9 +304,6 @@ impl Pools {
             }
         }
         self.pump(policies, now, key, actions);
-        if matches!((key, wanted), (PoolKey::Source(_), Wanted::Connection)) {
-            self.pump_sources(policies, now, actions);
-        }
     }
 
     /// Other limits are in force: what they allow is granted, what is no longer configured forgotten.
@@ -317,21 +340,22 @@ impl Pools {
         let message_pace = limits.message_rate.map(Pace::new);
         let Some(pool) = self.pools.get_mut(&key) else { return };
         let (waited, mut granted) = (!pool.waiting.is_empty(), Vec::new());
+        while !pool.metered.is_empty() && message_pace.is_none_or(|pace| pool.messages.is_ready(pace, now)) {
+            if let Some(pace) = message_pace {
+                pool.messages.take(pace, now);
+            }
+            granted.extend(pool.metered.pop_front());
+        }
         while !pool.waiting.is_empty()
             && pool.used < limits.connections.max(1)
             && connection_pace.is_none_or(|pace| pool.connections.is_ready(pace, now))
+            && pool.feeds_soon(limits.message_rate) <= now
         {
             pool.used += 1;
             if let Some(pace) = connection_pace {
                 pool.connections.take(pace, now);
             }
             granted.extend(pool.waiting.pop_front());
-        }
-        while !pool.metered.is_empty() && message_pace.is_none_or(|pace| pool.messages.is_ready(pace, now)) {
-            if let Some(pace) = message_pace {
-                pool.messages.take(pace, now);
-            }
-            granted.extend(pool.metered.pop_front());
         }
         let relaxed = waited && pool.waiting.is_empty();
         self.set_wake(now, key, connection_pace, message_pace);
@@ -340,6 +364,9 @@ impl Pools {
         }
         if relaxed {
             self.tell_contended(key, false, actions);
+        }
+        if matches!(key, PoolKey::Source(_)) {
+            self.pump_sources(policies, now, actions);
         }
     }
 
@@ -356,7 +383,9 @@ impl Pools {
             }
             Some(rested)
         } else {
-            let slot = if pool.waiting.is_empty() { None } else { ready(pool.connections, connection) };
+            let fed = |rate: Option<Pace>| rate.map(|pace| before(pool.messages.ready_at(pace)));
+            let slot = ready(pool.connections, connection).max(fed(message));
+            let slot = slot.filter(|_| !pool.waiting.is_empty());
             let mail = if pool.metered.is_empty() { None } else { ready(pool.messages, message) };
             slot.into_iter().chain(mail).filter(|at| *at > now).min()
         };

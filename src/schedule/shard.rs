@@ -268,7 +268,8 @@ impl Shard {
             if self.destinations.slab[destination as usize].lanes == NIL {
                 self.apply_policy(destination);
             }
-            let lane = self.destinations.lane(destination, self.entries[id].home);
+            let stream = self.policies.lane_of(self.entries[id].stream);
+            let lane = self.destinations.lane(destination, self.entries[id].home, stream);
             let weight = |stream| self.policies.weight(stream);
             self.destinations.lanes[lane as usize].ready.push_back(&mut self.entries, id, weight);
             self.count_ready(destination, id);

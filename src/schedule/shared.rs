@@ -7,7 +7,8 @@
 //! once when it has nothing to do. Must not: count a pool (that is `pool`).
 use std::sync::Arc;
 
-use super::connection::State;
+use super::connection::{Connection, State};
+use super::policy::COMMON;
 use super::pool::{self, PoolKey, PoolMessage, Request, Wanted};
 use super::shard::Shard;
 use super::sources::SourceSet;
@@ -15,9 +16,11 @@ use super::wheel::NIL;
 use super::{Action, ConnId};
 use crate::limits;
 
-/// Kept for a destination that shares limits.
+/// Kept for a destination that shares limits, once for each stream with limits and once for the others.
 #[derive(Debug)]
 pub(super) struct Shared {
+    /// That of its lanes.
+    stream: u16,
     /// Tells this life of the destination from others at the same place of the table.
     serial: u32,
     /// A connection was asked for and is not granted yet: only one is at a time.
@@ -42,7 +45,9 @@ impl Shard {
         if self.connections.slab[place as usize].state != State::Opening {
             return;
         }
-        let keys = pool::keys(&self.policies, hosts, provider, sources);
+        let lane = &self.destinations.lanes[self.connections.slab[place as usize].lane as usize];
+        let (destination, stream) = (lane.destination, lane.stream);
+        let keys = pool::keys(&self.policies, (hosts, provider), sources, stream);
         let permit = self.connections.slab[place as usize].permit.take();
         if permit.as_ref().is_some_and(|permit| pool::fits(&self.policies, permit, &keys)) {
             self.connections.slab[place as usize].permit = permit;
@@ -54,29 +59,49 @@ impl Shard {
         if keys.is_empty() {
             return self.proceed(place, actions);
         }
-        let destination = self.destination_of(place);
         let metered = pool::is_metered(&self.policies, &keys);
-        let shared = self.shared_of(destination);
+        let shared = self.shared_of(destination, stream);
         shared.metered |= metered;
         let serial = shared.serial;
         if std::mem::replace(&mut shared.asks, true) {
             // Another has just asked; this one is not needed before that is granted.
             return self.close_opening(place, actions);
         }
-        self.pools.ask((Wanted::Connection, conn), (destination, serial), keys, actions);
+        self.pools.ask((Wanted::Connection, conn), (destination, stream, serial), keys, actions);
     }
 
-    fn shared_of(&mut self, destination: u32) -> &mut Shared {
+    fn shared_of(&mut self, destination: u32, stream: u16) -> &mut Shared {
         self.serial = self.serial.wrapping_add(1);
         let serial = self.serial;
-        self.throttle_of(destination).shared.get_or_insert_with(|| {
-            Box::new(Shared { serial, asks: false, waits_for: None, permit: None, metered: false })
-        })
+        let all = &mut self.throttle_of(destination).shared;
+        let at = all.iter().position(|own| own.stream == stream).unwrap_or_else(|| {
+            all.push(Shared { stream, serial, asks: false, waits_for: None, permit: None, metered: false });
+            all.len() - 1
+        });
+        &mut all[at]
     }
 
-    fn shared(&mut self, destination: u32) -> Option<&mut Shared> {
+    fn shared(&mut self, destination: u32, stream: u16) -> Option<&mut Shared> {
         let at = self.destinations.slab.get(destination as usize)?.throttle;
-        if at == NIL { None } else { self.throttles.slab[at as usize].shared.as_deref_mut() }
+        if at == NIL {
+            return None;
+        }
+        self.throttles.slab[at as usize].shared.iter_mut().find(|own| own.stream == stream)
+    }
+
+    /// The part of the lane's destination that concerns the lane.
+    fn shared_by(&self, lane: u32) -> Option<&Shared> {
+        let lane = &self.destinations.lanes[lane as usize];
+        let at = self.destinations.slab[lane.destination as usize].throttle;
+        if at == NIL {
+            return None;
+        }
+        self.throttles.slab[at as usize].shared.iter().find(|own| own.stream == lane.stream)
+    }
+
+    /// The lane's messages are granted one by one.
+    pub(super) fn is_metered(&self, lane: u32) -> bool {
+        self.shared_by(lane).is_some_and(|shared| shared.metered)
     }
 
     fn proceed(&mut self, place: u32, actions: &mut Vec<Action>) {
@@ -86,24 +111,26 @@ impl Shard {
         actions.push(Action::Proceed { home, conn: self.connections.id(place), source });
     }
 
-    /// The permit that waits for the next connection of the destination.
-    pub(super) fn take_permit(&mut self, destination: u32) -> Option<Arc<[PoolKey]>> {
-        self.shared(destination)?.permit.take()
+    /// The permit that waits for the next connection of the destination for the stream.
+    pub(super) fn take_permit(&mut self, destination: u32, stream: u16) -> Option<Arc<[PoolKey]>> {
+        self.shared(destination, stream)?.permit.take()
+    }
+
+    /// Idle connections of the lane wait for a message to be granted: they are not closed for others, who
+    /// might wait for the same, before `connection_idle` is over.
+    pub(super) fn waits_for_grant(&self, lane: u32) -> bool {
+        self.has_mail(lane) && self.is_metered(lane)
     }
 
     /// The lane's messages are granted one by one, and it has a connection that waits for one.
     pub(super) fn waits_for_message(&self, lane: u32) -> bool {
-        let lane = &self.destinations.lanes[lane as usize];
-        let at = self.destinations.slab[lane.destination as usize].throttle;
-        let metered = |at: u32| self.throttles.slab[at as usize].shared.as_ref().is_some_and(|s| s.metered);
         let idle = |conn: u32| self.connections.slab[conn as usize].held == 0;
-        at != NIL && metered(at) && lane.asking.front().is_some_and(idle)
+        self.is_metered(lane) && self.destinations.lanes[lane as usize].asking.front().is_some_and(idle)
     }
 
-    /// A pool has not answered yet, or keeps the destination waiting: it opens nothing.
-    pub(super) fn waits_for_pool(&self, destination: u32) -> bool {
-        let at = self.destinations.slab[destination as usize].throttle;
-        at != NIL && self.throttles.slab[at as usize].shared.as_ref().is_some_and(|s| s.asks)
+    /// A pool has not answered yet, or keeps the lane waiting: it opens nothing.
+    pub(super) fn waits_for_pool(&self, lane: u32) -> bool {
+        self.shared_by(lane).is_some_and(|shared| shared.asks)
     }
 
     /// Works off what this shard has said to itself.
@@ -127,7 +154,10 @@ impl Shard {
             PoolMessage::Contended(key, false) => {
                 self.contended.remove(&key);
             }
-            PoolMessage::Waits(request) => self.wait_for_pool(request, actions),
+            PoolMessage::Waits(request) => match request.wanted {
+                Wanted::Connection => self.wait_for_pool(request, actions),
+                Wanted::Message => self.wait_for_message(&request, actions),
+            },
             PoolMessage::Granted(request) => match request.wanted {
                 Wanted::Connection => self.granted_connection(&request, actions),
                 Wanted::Message => self.granted_message(&request, actions),
@@ -150,7 +180,9 @@ impl Shard {
 
     /// The request stays in the pool's queue; its connection does not wait with it.
     fn wait_for_pool(&mut self, request: Request, actions: &mut Vec<Action>) {
-        let Some(shared) = self.shared(request.destination).filter(|s| s.serial == request.serial) else {
+        let Some(shared) =
+            self.shared(request.destination, request.stream).filter(|s| s.serial == request.serial)
+        else {
             return;
         };
         shared.waits_for = Some(request.keys().clone());
@@ -160,14 +192,16 @@ impl Shard {
             self.close_opening(place, actions);
         }
         let lanes: Vec<u32> = self.destinations.lanes_of(request.destination).collect();
+        let own = |lane: &u32| self.destinations.lanes[*lane as usize].stream == request.stream;
+        let lanes: Vec<u32> = lanes.into_iter().filter(own).collect();
         for lane in lanes {
             self.set_queue(lane, super::destination::Queue::None);
         }
     }
 
     fn granted_connection(&mut self, request: &Request, actions: &mut Vec<Action>) {
-        let destination = request.destination;
-        let Some(shared) = self.shared(destination).filter(|s| s.serial == request.serial) else {
+        let (destination, stream) = (request.destination, request.stream);
+        let Some(shared) = self.shared(destination, stream).filter(|s| s.serial == request.serial) else {
             return self.pools.give_back(request.keys(), Wanted::Connection, actions);
         };
         (shared.asks, shared.waits_for) = (false, None);
@@ -178,12 +212,12 @@ impl Shard {
         if let Some(place) = opening {
             self.connections.slab[place as usize].permit = Some(request.keys().clone());
             self.proceed(place, actions);
-        } else if let Some(shared) = self.shared(destination) {
+        } else if let Some(shared) = self.shared(destination, stream) {
             shared.permit = Some(request.keys().clone());
         }
         self.seek_all(destination, actions);
         // Nobody wants it any more.
-        if let Some(keys) = self.take_permit(destination) {
+        if let Some(keys) = self.take_permit(destination, stream) {
             self.pools.give_back(&keys, Wanted::Connection, actions);
         }
         self.rearm(destination);
@@ -194,6 +228,11 @@ impl Shard {
     pub(super) fn serve_metered(&mut self, lane: u32, actions: &mut Vec<Action>) {
         let of = self.destinations.lanes[lane as usize].destination;
         if self.is_throttled(of) {
+            let conn = self.destinations.lanes[lane as usize].asking.front();
+            let free = |conn: &Connection| conn.held == 0 && !conn.asked;
+            if self.has_mail(lane) && conn.is_some_and(|conn| free(&self.connections.slab[conn as usize])) {
+                self.owe(lane);
+            }
             return self.wake_when_due(of);
         }
         let mut left = self.destinations.lanes[lane as usize].ready.len;
@@ -214,15 +253,31 @@ impl Shard {
             if metered.is_empty() {
                 self.send_one(conn, actions);
             } else {
-                self.pools.ask((Wanted::Message, id), (of, 0), metered, actions);
+                self.pools.ask((Wanted::Message, id), (of, COMMON, 0), metered, actions);
             }
         }
     }
 
+    /// The message has to wait elsewhere: others may use the destination's rate.
+    fn wait_for_message(&mut self, request: &Request, actions: &mut Vec<Action>) {
+        let Some(conn) = self.connections.place(request.conn) else { return };
+        let lane = self.connections.slab[conn as usize].lane;
+        if self.settle_owed(lane) {
+            self.seek_all(request.destination, actions);
+        }
+    }
+
     fn granted_message(&mut self, request: &Request, actions: &mut Vec<Action>) {
-        let used = self.connections.place(request.conn).is_some_and(|conn| self.send_one(conn, actions));
-        if !used {
-            self.pools.give_back(request.keys(), Wanted::Message, actions);
+        let place = self.connections.place(request.conn);
+        if place.is_some_and(|conn| self.send_one(conn, actions)) {
+            return;
+        }
+        self.pools.give_back(request.keys(), Wanted::Message, actions);
+        if let Some(conn) = place {
+            let lane = self.connections.slab[conn as usize].lane;
+            if self.has_mail(lane) && self.connections.slab[conn as usize].held == 0 {
+                self.owe(lane);
+            }
         }
     }
 
@@ -232,10 +287,12 @@ impl Shard {
         connection.asked = false;
         let (lane, ready) = (connection.lane, connection.room > 0 && connection.held == 0);
         let destination = self.destinations.lanes[lane as usize].destination;
-        if !ready || self.is_throttled(destination) {
+        let at = self.destinations.slab[destination as usize].throttle;
+        if !ready || self.is_throttled(destination) || at != NIL && self.is_owed_to_another(at, lane) {
             return false;
         }
         let Some(entry) = self.pop_live(lane, actions) else { return false };
+        self.settle_owed(lane);
         self.count_message_of(destination);
         self.deliver(conn, entry, actions);
         self.stand_back(conn);

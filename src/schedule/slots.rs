@@ -17,6 +17,7 @@
 use super::Action;
 use super::connection::State;
 use super::destination::{Queue, Queues, Waiting};
+use super::policy::COMMON;
 use super::pool::{Wanted, source_of};
 use super::shard::Shard;
 use super::wheel::NIL;
@@ -57,9 +58,7 @@ impl Shard {
             && !destination.agenda.fail
             && !self.held(lane.destination)
             && (destination.throttle == NIL
-                || !self.is_throttled(lane.destination)
-                    && !self.waits_for_pool(lane.destination)
-                    && !self.waits_for_message(id))
+                || self.may_send_soon(id) && !self.waits_for_pool(id) && !self.waits_for_message(id))
     }
 
     /// Opens what the lane can use and may have; else it queues, or leaves the queue it is in.
@@ -106,16 +105,17 @@ impl Shard {
         lane.used += 1;
         let destination = &mut self.destinations.slab[lane.destination as usize];
         destination.used += 1;
-        let (home, name, of) = (lane.home, destination.name.clone(), lane.destination);
+        let (home, name, of, stream) = (lane.home, destination.name.clone(), lane.destination, lane.stream);
         self.homes[usize::from(home)].used += 1;
         self.count_connection(of);
-        let permit = self.take_permit(of);
+        let permit = self.take_permit(of, stream);
         let conn = self.connections.open(id);
         let source = permit.as_deref().and_then(source_of);
         if let Some(place) = self.connections.place(conn) {
             self.connections.slab[place as usize].permit = permit;
         }
-        actions.push(Action::Connect { home, conn, destination: name, source });
+        let stream = (stream != COMMON).then_some(stream);
+        actions.push(Action::Connect { home, conn, destination: name, source, stream });
     }
 
     /// Moves the lane to the end of `queue`, unless it is in it already.
@@ -161,7 +161,8 @@ impl Shard {
         let idle = match lane.queue {
             Queue::HomeUrgent | Queue::HomeStarved | Queue::HomeGrowing => {
                 let home = &self.homes[usize::from(lane.home)];
-                if home.queues.short() { home.idle.front() } else { None }
+                let front = if home.queues.short() { home.idle.front() } else { None };
+                front.filter(|conn| !self.waits_for_grant(self.connections.slab[*conn as usize].lane))
             }
             _ => {
                 let short = self.destinations.slab[lane.destination as usize].queues.short();
@@ -192,8 +193,7 @@ impl Shard {
     /// destination's own lanes could not.
     pub(super) fn idle_is_wanted(&self, lane: u32) -> bool {
         let [destination, home] = self.both_queues(lane);
-        home.short()
-            || destination.short() && !self.is_throttled(self.destinations.lanes[lane as usize].destination)
+        home.short() || destination.short() && !self.is_held_back(lane)
     }
 
     /// The connection, which asks for mail and could have some, must give its slot to a lane without.

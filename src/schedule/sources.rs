@@ -124,6 +124,7 @@ impl Pools {
         let Some(pool) = self.get(PoolKey::Source(source)) else { return Some(WallTime(0)) };
         let pace = limits.connection_rate.map(Pace::new);
         let at = pace.map_or(WallTime(0), |pace| pool.connections.ready_at(pace));
+        let at = at.max(pool.feeds_soon(limits.message_rate));
         (pool.used < limits.connections.max(1)).then_some(at)
     }
 
@@ -142,7 +143,7 @@ impl Pools {
             let set = self.sets.turn[nth];
             let members = policies.sources.members(set).iter();
             let at = members.filter_map(|source| self.source_ready(policies, *source)).min();
-            if let Some(at) = at.filter(|at| *at > now) {
+            if let Some(at) = at.filter(|at| *at > now && at.0 < u64::MAX) {
                 self.wake_at(PoolKey::Sources(set), at);
             }
         }

@@ -9,6 +9,8 @@ use crate::limits;
 mod shared_limits;
 #[path = "tests/sources.rs"]
 mod source_limits;
+#[path = "tests/streams.rs"]
+mod stream_limits;
 #[path = "tests/limits.rs"]
 mod throttled;
 

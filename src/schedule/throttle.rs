@@ -32,8 +32,11 @@ pub(super) struct Throttle {
     /// Lanes with mail and a connection that asks, in the order of their turns.
     pub(super) waiting: List<RATE>,
     pub(super) suspended: Option<Suspended>,
-    /// Its part in limits it shares, once its hosts are known.
-    pub(super) shared: Option<Box<Shared>>,
+    /// Its part in limits it shares, once its hosts are known: that of each stream with limits, and of the others.
+    pub(super) shared: Vec<Shared>,
+    /// The lane whose turn it is before all others, until then: what it was granted elsewhere came when this
+    /// destination's rate had gone to another.
+    pub(super) owed: Option<(u32, WallTime)>,
     /// What its receiver is found to take, if it has refused something of late.
     pub(super) adaptive: Option<Box<Adaptive>>,
 }
@@ -56,7 +59,8 @@ impl Throttle {
             connections: Clocked::default(),
             waiting: List::EMPTY,
             suspended: None,
-            shared: None,
+            shared: Vec::new(),
+            owed: None,
             adaptive: None,
         }
     }
@@ -226,13 +230,36 @@ impl Shard {
         }
     }
 
+    /// No message of the lane may be sent now: of nobody, or another lane is before it.
+    pub(super) fn is_held_back(&self, lane: u32) -> bool {
+        let destination = self.destinations.lanes[lane as usize].destination;
+        let at = self.destinations.slab[destination as usize].throttle;
+        let owed = |at: u32| self.throttles.slab[at as usize].owed;
+        at != NIL
+            && (self.is_throttled(destination)
+                || owed(at).is_some_and(|(owed, until)| owed != lane && until > self.now))
+    }
+
+    /// A connection for the lane would have something to do. One without any does not wait for the moment when
+    /// the rate lets a message go: those with connections take it at once.
+    pub(super) fn may_send_soon(&self, lane: u32) -> bool {
+        let destination = self.destinations.lanes[lane as usize].destination;
+        let at = self.destinations.slab[destination as usize].throttle;
+        if at == NIL || self.destinations.lanes[lane as usize].active > 0 {
+            return !self.is_held_back(lane);
+        }
+        let throttle = &self.throttles.slab[at as usize];
+        throttle.suspended.is_none() && throttle.message_at() <= self.now.saturating_add(limits::POOL_LEAD)
+    }
+
     /// A lane has mail and may not seek a connection for it yet: the throttle wakes when it may.
     pub(super) fn wake_when_due(&mut self, destination: u32) {
         let at = self.destinations.slab[destination as usize].throttle;
         if at != NIL && self.destinations.slab[destination as usize].ready > 0 {
-            let message_at = self.throttles.slab[at as usize].message_at();
-            if message_at > self.now {
-                self.throttles.wake_at(at, self.now, message_at);
+            let throttle = &self.throttles.slab[at as usize];
+            let owed = throttle.owed.map_or(WallTime(0), |(_, until)| until);
+            for at_time in [throttle.message_at(), owed].into_iter().filter(|time| *time > self.now) {
+                self.throttles.wake_at(at, self.now, at_time);
             }
         }
     }
@@ -254,7 +281,10 @@ impl Shard {
     pub(super) fn serve_in_turn(&mut self, lane: u32, actions: &mut Vec<Action>) {
         let destination = self.destinations.lanes[lane as usize].destination;
         let at = self.destinations.slab[destination as usize].throttle;
-        if self.throttles.slab[at as usize].shared.as_ref().is_some_and(|shared| shared.metered) {
+        if self.is_owed_to_another(at, lane) {
+            return;
+        }
+        if self.is_metered(lane) {
             return self.serve_metered(lane, actions);
         }
         if !self.throttles.slab[at as usize].has_rate() {
@@ -291,9 +321,10 @@ impl Shard {
     fn serve_turns(&mut self, at: u32, actions: &mut Vec<Action>) {
         while let Some(lane) = self.throttles.slab[at as usize].waiting.front() {
             let throttle = &self.throttles.slab[at as usize];
-            if throttle.suspended.is_some() {
+            if throttle.suspended.is_some() || self.is_owed_to_another(at, lane) {
                 return;
             }
+            let throttle = &self.throttles.slab[at as usize];
             let ready_at = throttle.message_at();
             if ready_at > self.now {
                 self.throttles.wake_at(at, self.now, ready_at);
@@ -378,8 +409,48 @@ impl Shard {
         true
     }
 
+    /// Whether another lane is to be served before this one; if so, the throttle wakes when that is over.
+    pub(super) fn is_owed_to_another(&mut self, at: u32, lane: u32) -> bool {
+        let Some((owed, until)) = self.throttles.slab[at as usize].owed else { return false };
+        if owed == lane {
+            return false;
+        }
+        if until <= self.now {
+            self.throttles.slab[at as usize].owed = None;
+            return false;
+        }
+        self.throttles.wake_at(at, self.now, until);
+        true
+    }
+
+    /// What the lane was granted elsewhere came too late for its destination's rate: it is the next.
+    pub(super) fn owe(&mut self, lane: u32) {
+        let destination = self.destinations.lanes[lane as usize].destination;
+        let at = self.destinations.slab[destination as usize].throttle;
+        if at == NIL {
+            return;
+        }
+        let throttle = &mut self.throttles.slab[at as usize];
+        if throttle.owed.is_none() && throttle.suspended.is_none() && throttle.message_at() > self.now {
+            throttle.owed = Some((lane, throttle.message_at().saturating_add(limits::RATE_JITTER)));
+        }
+        self.wake_when_due(destination);
+    }
+
+    /// The lane has had what was owed to it, or cannot use it. True if anything was.
+    pub(super) fn settle_owed(&mut self, lane: u32) -> bool {
+        let destination = self.destinations.lanes[lane as usize].destination;
+        let at = self.destinations.slab[destination as usize].throttle;
+        let was = at != NIL && self.throttles.slab[at as usize].owed.is_some_and(|(owed, _)| owed == lane);
+        if was {
+            self.throttles.slab[at as usize].owed = None;
+        }
+        was
+    }
+
     /// The lane is about to be forgotten.
     pub(super) fn forget_turn(&mut self, lane: u32) {
+        self.settle_owed(lane);
         if self.destinations.lanes[lane as usize].in_turn {
             let destination = self.destinations.lanes[lane as usize].destination;
             self.leave_turn(self.destinations.slab[destination as usize].throttle, lane);

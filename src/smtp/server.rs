@@ -354,7 +354,10 @@ impl ServerSession {
             Command::Auth(mechanism, initial) => self.auth(mechanism, initial, replies),
             Command::Xclient(argument) => self.xclient(argument, replies),
             Command::Vrfy => self.idle(replies, "252 2.0.0 Cannot verify, but mail for it will be tried\r\n"),
-            Command::Help(topic) => self.idle(replies, help::text(topic)),
+            Command::Help(topic) => {
+                let text = self.help(topic);
+                self.idle(replies, &text)
+            }
             Command::Quit => {
                 push(replies, &["221 2.0.0 ", &self.config.hostname, " closing connection\r\n"]);
                 self.state = State::Closed;

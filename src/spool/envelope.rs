@@ -37,6 +37,7 @@ const ORIGINAL_RECIPIENT: u16 = 19;
 // Who does not know these would send the message to hosts that must not have it.
 const REQUIRE_TLS: u16 = 20 | MUST_UNDERSTAND;
 const SMTP_UTF8: u16 = 21 | MUST_UNDERSTAND;
+const USER: u16 = 23;
 const STREAM: u16 = 24;
 const PRIORITY: u16 = 27;
 
@@ -61,7 +62,8 @@ pub(super) fn encoded_bytes(envelope: &Envelope, reports: Option<Reports<'_>>) -
         + 2 * field(1)
         + field(8)
         + client
-        + envelope.stream.as_ref().map_or(0, |stream| field(stream.len()))
+        + text(&envelope.user)
+        + text(&envelope.stream)
         + if envelope.urgent { field(1) } else { 0 }
         + reports.map_or(0, |r| field(8 + 2 * r.recipients.len()))
 }
@@ -97,6 +99,9 @@ pub(super) fn encode(envelope: &Envelope, reports: Option<Reports<'_>>, out: &mu
         None => {}
     }
     encode_wishes(envelope, &mut writer);
+    if let Some(user) = &envelope.user {
+        writer.field(USER, user.as_bytes());
+    }
     if let Some(stream) = &envelope.stream {
         writer.field(STREAM, stream.as_bytes());
     }
@@ -249,6 +254,7 @@ fn decode_field(number: u16, value: &[u8], decoded: &mut Decoded) -> Option<Hold
             let v4 = <[u8; 4]>::try_from(value).map(IpAddr::from);
             envelope.client = v4.or_else(|_| <[u8; 16]>::try_from(value).map(IpAddr::from)).ok();
         }
+        (USER, _) => envelope.user = std::str::from_utf8(value).ok().map(Box::from),
         (STREAM, _) => envelope.stream = std::str::from_utf8(value).ok().map(Box::from),
         (PRIORITY, _) => envelope.urgent = value == [1],
         (REPORTS, _) if value.len() >= 8 && value.len().is_multiple_of(2) => {
@@ -320,6 +326,7 @@ mod tests {
             body_form: BodyForm::Raw,
             received_at: WallTime(123_456_789),
             client: Some(IpAddr::from([192, 0, 2, 1])),
+            user: Some("j\u{fc}rgen@example.org".into()),
             stream: Some("campaign 7".into()),
             urgent: true,
             ..Envelope::default()

@@ -75,14 +75,16 @@ async fn visit(
     stream: &Stream,
     from: SocketAddr,
     service: Service,
-    mut place: Place,
+    place: Place,
 ) -> Ended {
     let shared = &worker.shared;
-    let mut wire = Wire::new(stream.clone());
-    let (mut client, mut early) = (from, Vec::new());
+    let (wire, doors) = (Wire::new(stream.clone()), shared.doors.load_full());
+    // Boxed: what a task hands on by value it keeps the room of.
+    let mut arrival =
+        Box::new(Arrival { wire, client: from, service, place, doors, tls: None, early: Vec::new() });
     if shared.config.proxy_from.iter().any(|network| network.contains(from.ip())) {
-        match Box::pin(read_proxy_header(&mut wire)).await {
-            Ok((said, rest)) => (client, early) = (said.unwrap_or(from), rest),
+        match Box::pin(read_proxy_header(&mut arrival.wire)).await {
+            Ok((said, rest)) => (arrival.client, arrival.early) = (said.unwrap_or(from), rest),
             Err(why) => {
                 tracing::warn!(proxy = %from, why, "a connection of a --proxy-from network is closed");
                 worker.counters.refused_connections.add(1);
@@ -90,21 +92,20 @@ async fn visit(
             }
         }
     }
-    let trusted = shared.may_relay(client.ip());
-    if let Err(refused) = place.admit(client.ip(), trusted, worker.clock.tick()) {
-        return Box::pin(turn_away(worker, &mut wire, service, refused)).await;
+    let client = arrival.client.ip();
+    let trusted = shared.may_relay(client);
+    if let Err(refused) = arrival.place.admit(client, trusted, worker.clock.tick()) {
+        return Box::pin(turn_away(worker, &mut arrival.wire, service, refused)).await;
     }
     worker.counters.connections.add(1);
     worker.counters.sessions_open.add(1);
-    let doors = shared.doors.load_full();
-    let arrival = Arrival { wire, client, service, place, doors, tls: None, early };
     let ended = greet(worker, arrival, trusted).await;
     worker.counters.sessions_open.sub(1);
     ended
 }
 
 /// What comes between the gate and the session.
-async fn greet(worker: &Rc<Worker>, mut arrival: Arrival, trusted: bool) -> Ended {
+async fn greet(worker: &Rc<Worker>, mut arrival: Box<Arrival>, trusted: bool) -> Ended {
     if arrival.service == Service::Submissions {
         let early = std::mem::take(&mut arrival.early);
         match Box::pin(handshake(worker, &mut arrival.wire, &arrival.doors, arrival.client.ip(), early)).await
@@ -122,7 +123,7 @@ async fn greet(worker: &Rc<Worker>, mut arrival: Arrival, trusted: bool) -> Ende
             return Ended::ByUs;
         }
     }
-    Box::new(Talk::new(worker.clone(), arrival)).run().await
+    Talk::new(worker.clone(), *arrival).run().await
 }
 
 /// Whether the client says something in the pause before the greeting.

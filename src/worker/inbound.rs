@@ -60,12 +60,12 @@ pub struct Talk {
 }
 
 impl Talk {
-    pub fn new(worker: Rc<Worker>, arrival: Arrival) -> Talk {
+    pub fn new(worker: Rc<Worker>, arrival: Arrival) -> Box<Talk> {
         let Arrival { wire, client, service, place, doors, tls, early } = arrival;
         let config = &worker.shared.config;
         let waits = Waits { command: config.command_wait, data: config.data_wait };
         let now = ring::now();
-        let mut talk = Talk {
+        let mut talk = Box::new(Talk {
             session: ServerSession::new(doors.smtp(service), super::login::peer(&worker, client, client)),
             worker,
             wire,
@@ -82,7 +82,7 @@ impl Talk {
             user: None,
             patience: Patience::new(waits, now),
             heard: now,
-        };
+        });
         if let Some(session) = tls {
             talk.secured(session);
         }
@@ -199,7 +199,15 @@ impl Talk {
     /// Waits for a client that has been silent for a while, holding no more than it has sent, and makes
     /// room for others where the server is nearly full.
     async fn read_when_it_speaks(&mut self) -> Read {
+        // The last replies with their buffer: they were taken long ago, or are waited for like any others.
+        if self.wire.settle(limits::REPLY_WRITE_WAIT).await.0.is_err() {
+            return Read::End;
+        }
         self.put_down_buffers();
+        if self.worker.draining.get() {
+            // Nobody interrupts a wait for replies.
+            return Read::Some;
+        }
         loop {
             let left = self.patience.left(ring::now());
             match self.wire.readable(left.min(limits::CROWDED_WAIT)).await {
@@ -303,7 +311,9 @@ impl Talk {
                 Step::BodyStarts => {
                     self.start += consumed;
                     self.count_recipients();
-                    let opening = Opening::of_session(&self.session, self.client.ip(), self.tls.as_ref());
+                    let (tls, user) = (self.tls.as_ref(), self.user.as_deref());
+                    let may_relay = self.worker.shared.may_relay(self.client.ip());
+                    let opening = Opening::of_session(&self.session, self.client.ip(), tls, user, may_relay);
                     self.incoming = Some(Incoming::begin(&self.worker, &opening));
                 }
                 Step::Body(range) => {
@@ -437,8 +447,9 @@ impl Talk {
     /// Stores the message and answers for it.
     async fn finish_message(&mut self) {
         let incoming = self.incoming.take().expect("BodyEnds follows BodyStarts");
-        let transaction = self.session.take_transaction();
-        let stored = incoming.store(&self.worker, transaction.envelope).await;
+        let mut envelope = self.session.take_transaction().envelope;
+        envelope.user = self.user.as_ref().map(|user| user.name.clone());
+        let stored = incoming.store(&self.worker, envelope).await;
         let verdict = match stored {
             Stored::Durable { slot, message, bytes } => {
                 incoming::accept(&self.worker, slot, &message, bytes, || Credentials {

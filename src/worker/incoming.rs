@@ -15,6 +15,7 @@ use super::fate::Watch;
 use super::home::Home;
 use super::message::Message;
 use super::wire::Wire;
+use crate::auth::User;
 use crate::config::Durability;
 use crate::events::Event;
 use crate::limits;
@@ -41,6 +42,10 @@ pub enum Stored {
 pub struct Opening<'a> {
     pub client: IpAddr,
     pub tls: Option<&'a tls::Session>,
+    /// Who has logged in.
+    pub user: Option<&'a User>,
+    /// Its header may name a stream.
+    pub names_stream: bool,
     /// The name the client gave.
     pub helo: &'a str,
     /// As the trace header names it.
@@ -57,6 +62,8 @@ impl<'a> Opening<'a> {
         session: &'a ServerSession,
         client: IpAddr,
         tls: Option<&'a tls::Session>,
+        user: Option<&'a User>,
+        may_relay: bool,
     ) -> Opening<'a> {
         let transaction = session.transaction();
         let (helo, is_ehlo) = session.greeting_of_client();
@@ -64,6 +71,8 @@ impl<'a> Opening<'a> {
         Opening {
             client,
             tls,
+            user,
+            names_stream: may_relay || user.is_some(),
             helo,
             protocol: trace::protocol(is_ehlo, utf8, session.is_secure(), session.login().is_some()),
             envelope: &transaction.envelope,
@@ -93,8 +102,10 @@ pub struct Incoming {
     fragments: Vec<FragmentRef>,
     commits: Vec<Watch>,
     bytes: u64,
-    /// The stream that its header names.
+    /// That of its user, or the one that its header names.
     stream: Option<Box<str>>,
+    /// Its header may name the stream.
+    names_stream: bool,
     /// Why it will not be stored; body bytes are then dropped as they come.
     refused: Option<Stored>,
 }
@@ -160,7 +171,8 @@ impl Incoming {
             fragments: Vec::new(),
             commits: Vec::new(),
             bytes: 0,
-            stream: None,
+            stream: opening.user.and_then(|user| stream_of_user(worker, user)),
+            names_stream: opening.names_stream,
             refused,
         }
     }
@@ -213,7 +225,7 @@ impl Incoming {
     pub async fn go_direct(&mut self, worker: &Rc<Worker>, rest: &[u8]) {
         debug_assert!(rest.len() < LEAST_READ);
         self.complete_header(worker);
-        self.stream = stream_of(worker, &self.body);
+        self.find_stream(worker);
         if is_loop(&self.body) {
             self.refused = Some(Stored::Loop);
         }
@@ -367,14 +379,13 @@ impl Incoming {
         }
         envelope.received_at = worker.clock.now();
         envelope.client = Some(self.client);
-        if self.fragments.is_empty() && self.stream.is_none() {
-            self.stream = stream_of(worker, &self.body);
+        if self.fragments.is_empty() {
+            self.find_stream(worker);
         }
         if envelope.stream.is_none() {
             envelope.stream = self.stream.take();
         }
-        let transactional = &worker.shared.config.transactional_streams;
-        envelope.urgent |= envelope.stream.as_ref().is_some_and(|s| transactional.iter().any(|t| **t == **s));
+        envelope.urgent |= envelope.stream.as_ref().is_some_and(|s| worker.live().is_transactional(s));
         envelope.group_by_destination();
         while !worker.outboxes.has_room() {
             ring::sleep(limits::MAILBOX_RETRY_WAIT).await;
@@ -410,10 +421,28 @@ impl Incoming {
         Stored::Durable { slot, message, bytes: self.bytes }
     }
 
+    /// The stream by the header, which is whole, unless it is known. A stranger's header does not count:
+    /// streams have priorities and limits.
+    fn find_stream(&mut self, worker: &Worker) {
+        if self.stream.is_none() && self.names_stream {
+            self.stream = stream_of(worker, &self.body);
+        }
+    }
+
     /// The message was refused or the session ended: what was written of it is dead.
     pub fn discard(self) {
         self.home.abort(self.id, &self.fragments);
     }
+}
+
+/// The stream of a user's mail.
+fn stream_of_user(worker: &Worker, user: &User) -> Option<Box<str>> {
+    let by_name = || {
+        let name = user.name.to_ascii_lowercase();
+        let most = name.floor_char_boundary(limits::STREAM_NAME_BYTES);
+        worker.live().config.stream_by_user.then(|| name[..most].into())
+    };
+    user.stream.clone().or_else(by_name)
 }
 
 /// Counts, announces and queues a message that is durable. `credentials` is asked for where events are on.

@@ -55,6 +55,8 @@ async fn store(worker: &Rc<Worker>, envelope: Envelope, body: Vec<u8>, client: I
     let opening = Opening {
         client,
         tls: None,
+        user: None,
+        names_stream: true,
         helo: literal.as_str(),
         protocol: PROTOCOL,
         envelope: &envelope,

@@ -3,6 +3,7 @@
 //! Owns: [`Live`], what is in force on a worker, and what SIGHUP does to it. Promises: a configuration that
 //! is wrong changes nothing and is complained of; what needs a new start to change is named. Must not:
 //! open or close listeners, logs or the spool.
+use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::post::{Batch, Post};
 use crate::config::{Config, Problem};
 use crate::limits;
 use crate::ring::MailboxSender;
-use crate::schedule::{Event, Policies};
+use crate::schedule::{Event, Policies, RuleSet};
 
 /// Makes the configuration anew, from the same flags, environment and file.
 pub type Reread = dyn Fn() -> Result<Config, Vec<Problem>>;
@@ -25,13 +26,26 @@ pub struct Live {
     pub policies: Arc<Policies>,
     /// The longest pause between two attempts that any policy knows.
     pub longest_retry: Duration,
+    /// What follows from a receiver's refusals.
+    pub rules: RuleSet,
+    /// Streams whose mail is urgent.
+    transactional: HashSet<Box<str>>,
 }
 
 impl Live {
     pub fn new(config: Config, policies: Arc<Policies>) -> Rc<Live> {
         let pauses = policies.list.iter().flat_map(|policy| &policy.retry_schedule);
         let longest_retry = pauses.max().copied().unwrap_or_default();
-        Rc::new(Live { config, policies, longest_retry })
+        let rules = RuleSet::new(config.rules.replies().to_vec());
+        let sections = config.rules.streams().iter().filter(|section| section.transactional);
+        let named = config.transactional_streams.iter().chain(sections.map(|section| &section.name));
+        let transactional = named.map(|name| name.as_str().into()).collect();
+        Rc::new(Live { config, policies, longest_retry, rules, transactional })
+    }
+
+    /// Whether mail of the stream goes before that of others.
+    pub fn is_transactional(&self, stream: &str) -> bool {
+        self.transactional.contains(stream)
     }
 }
 
@@ -62,7 +76,6 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("proxy-from", old.proxy_from != new.proxy_from),
         ("xclient-from", old.xclient_from != new.xclient_from),
         ("stream-header", old.stream_header != new.stream_header),
-        ("transactional-stream", old.transactional_streams != new.transactional_streams),
         ("user", old.user != new.user),
         ("control", old.control != new.control),
         ("control-token-file", old.control_token_file != new.control_token_file),
@@ -89,7 +102,7 @@ pub fn reload(shared: &Shared, workers: &[MailboxSender<Batch>], reread: &Reread
     }
     // Their numbers are those of the new sections.
     shared.providers.forget();
-    let policies = Arc::new(policies(&config, &shared.providers));
+    let policies = Arc::new(policies(&config, &shared.providers, &shared.streams));
     for worker in workers {
         let (config, policies) = (config.clone(), policies.clone());
         let mut batch = vec![Post::Call(Box::new(move |worker| {

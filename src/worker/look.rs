@@ -13,6 +13,7 @@ use crate::control::{
     DeliveryView, GateView, MessageDetail, MessageView, RecipientView, Selector, State, Timestamp,
 };
 use crate::mail::id::MessageId;
+use crate::mail::text::printable;
 use crate::schedule::{Entry, Gate, shard_of};
 use crate::spool::{End, Mark, RecipientState, Slot};
 
@@ -114,6 +115,7 @@ fn view_of(worker: &Worker, home: &Home, slot: Slot, message: &Message) -> Messa
         id: message.id,
         received: Timestamp(message.envelope.received_at),
         sender: message.envelope.reverse_path.as_ref().map_or(String::new(), ToString::to_string),
+        user: message.envelope.user.as_ref().map(|user| printable(user.as_bytes())),
         bytes: live.as_ref().map_or(0, |m| m.bytes),
         recipients: message.envelope.recipients.len() as u32,
         pending: live.as_ref().map_or(0, |m| m.pending),

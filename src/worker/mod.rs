@@ -81,7 +81,7 @@ use crate::mail::address::Domain;
 use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
 use crate::ring::{self, AlignedBuf, Arena, BufferPool, Listener, Mailbox, Stream};
-use crate::schedule::{Action, Entry, Policies, RuleSet, Shard, Waiting, shard_of};
+use crate::schedule::{Action, Entry, Policies, Shard, Waiting, shard_of};
 use crate::smtp::server::Room;
 use crate::spool::{Mark, RecipientState, RecoveredMessage, Refusal, Slot, SpoolIdentity};
 use crate::tls::ClientTls;
@@ -107,8 +107,6 @@ pub struct Shared {
     /// Who runs the mail of which destination.
     pub providers: Arc<Providers>,
     pub streams: Streams,
-    /// What replies mean beyond their codes.
-    pub rules: RuleSet,
     /// Most recipients of one transaction with a domain. Fixed while the server runs: it says which
     /// recipients a part has.
     pub part_limit: PartLimit,

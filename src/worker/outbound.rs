@@ -73,26 +73,27 @@ impl Connection {
     }
 }
 
-/// Opens a connection in the name of `conn` of shard `shard`, which keeps a place at the local address
-/// `source` for it if it names one.
-pub fn start(
-    worker: &Rc<Worker>,
-    home: &Rc<Home>,
-    (shard, conn): (u8, ConnId),
-    destination: Domain,
-    source: Option<IpAddr>,
-) {
+/// What a connection is for.
+pub struct Errand {
+    pub destination: Domain,
+    /// Where a place is kept for it.
+    pub source: Option<IpAddr>,
+    /// The stream with limits whose mail it carries.
+    pub stream: Option<u16>,
+}
+
+/// Opens a connection in the name of `conn` of shard `shard`.
+pub fn start(worker: &Rc<Worker>, home: &Rc<Home>, (shard, conn): (u8, ConnId), errand: Errand) {
     if worker.draining.get() || !home.may_deliver() || !worker.may_connect() {
         worker.tell_shard(shard.into(), ShardEvent::ConnectPutOff { conn });
         return;
     }
     let connection = Rc::new(Connection::default());
-    connection.source.set(source);
     home.connections.borrow_mut().insert((shard, conn), connection.clone());
     worker.counters.outbound_open.add(1);
     let (worker, home) = (worker.clone(), home.clone());
     ring::spawn(async move {
-        let ended = run(&worker, &home, shard, conn, &destination, &connection).await;
+        let ended = run(&worker, &home, (shard, conn), &errand, &connection).await;
         home.connections.borrow_mut().remove(&(shard, conn));
         let waiting = connection.inbox.take();
         for entry in waiting.into_iter().rev() {
@@ -108,13 +109,12 @@ pub fn start(
 async fn run(
     worker: &Rc<Worker>,
     home: &Rc<Home>,
-    shard: u8,
-    conn: ConnId,
-    destination: &Domain,
+    (shard, conn): (u8, ConnId),
+    errand: &Errand,
     connection: &Rc<Connection>,
 ) -> ShardEvent {
     let dialled = tokio::select! {
-        dialled = reach(worker, shard, conn, destination, connection) => match dialled {
+        dialled = reach(worker, (shard, conn), errand, connection) => match dialled {
             Ok(Some(dialled)) => Ok(dialled),
             Ok(None) => return ShardEvent::Closed { conn },
             Err(error) => Err(error),
@@ -158,19 +158,18 @@ async fn run(
 /// Finds the hosts, has the shard agree, and connects. None: the shard has closed the connection instead.
 async fn reach(
     worker: &Rc<Worker>,
-    shard: u8,
-    conn: ConnId,
-    destination: &Domain,
+    (shard, conn): (u8, ConnId),
+    errand: &Errand,
     connection: &Rc<Connection>,
 ) -> Result<Option<Dialled>, DialError> {
-    let mut way = dial::find(worker, destination).await?;
-    if let Some(source) = connection.source.take() {
+    let mut way = dial::find(worker, &errand.destination).await?;
+    if let Some(source) = errand.source {
         way.begin_with(source);
     }
     let mut failure = None;
     for leg in &way.legs {
         let (hosts, provider, sources) = (way.hosts, way.provider, leg.set());
-        if worker.live().policies.shares(hosts, provider, sources) {
+        if worker.live().policies.shares(hosts, provider, sources, errand.stream) {
             connection.agreed.set(false);
             worker.tell_shard(shard.into(), ShardEvent::Resolved { conn, hosts, provider, sources });
             while !connection.agreed.get() {

@@ -68,7 +68,7 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
             delivered.push((recipient, Outcome::Delivered(reply)));
             continue;
         }
-        let reaction = worker.shared.rules.judge(&reply);
+        let reaction = worker.live().rules.judge(&reply);
         if let Reaction::Tell(told) = reaction
             && verdict == Verdict::Nothing
         {
@@ -103,7 +103,7 @@ pub fn settle(worker: &Rc<Worker>, home: &Rc<Home>, tried: &Tried<'_>, replies: 
 
 /// What the scheduler is to learn from a reply to no message in particular.
 pub fn verdict(worker: &Worker, reply: &Reply) -> Verdict {
-    match worker.shared.rules.judge(reply) {
+    match worker.live().rules.judge(reply) {
         Reaction::Tell(verdict) => verdict,
         Reaction::Bounce => Verdict::Nothing,
     }

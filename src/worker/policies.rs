@@ -8,14 +8,15 @@ use std::sync::Arc;
 
 use super::PartLimit;
 use super::providers::Providers;
+use super::streams::Streams;
 use crate::config::{Config, Knobs, Rules, Source};
 use crate::limits;
 use crate::mail::address::Domain;
 use crate::route::MxHost;
-use crate::schedule::{Limits, Policies, Policy, PolicyId, Sources};
+use crate::schedule::{Limits, Policies, Policy, PolicyId, Sources, StreamPolicy};
 
 /// The policies of the configuration.
-pub fn policies(config: &Config, known: &Arc<Providers>) -> Policies {
+pub fn policies(config: &Config, known: &Arc<Providers>, names: &Streams) -> Policies {
     let rules = &config.rules;
     let settings = config.knobs();
     let (rule_count, provider_count) = (rules.rules() as u16, rules.providers().len() as u16);
@@ -32,7 +33,7 @@ pub fn policies(config: &Config, known: &Arc<Providers>) -> Policies {
             .map(|provider| if provider == 0 { Limits::NONE } else { limits_of(&rules.knobs(0, provider)) })
             .collect(),
         sources: sources(config),
-        streams: Vec::new(),
+        streams: streams(config, names),
         server: Limits {
             connections: config.total_connections.unwrap_or(u32::MAX),
             connection_rate: None,
@@ -69,6 +70,27 @@ fn sources(config: &Config) -> Sources {
     sources
 }
 
+/// What is ordered for each stream, by its number.
+fn streams(config: &Config, names: &Streams) -> Vec<StreamPolicy> {
+    let mut all = Vec::new();
+    for section in config.rules.streams() {
+        let Some(number) = names.number(&section.name) else {
+            tracing::warn!(
+                stream = section.name,
+                "more streams have had mail than are told apart: its section counts after a new start"
+            );
+            continue;
+        };
+        let number = usize::from(number);
+        if all.len() <= number {
+            all.resize(number + 1, StreamPolicy::default());
+        }
+        let (name, limits) = (section.name.as_str().into(), limits_of(&section.knobs));
+        all[number] = StreamPolicy { name, weight: section.weight, limits };
+    }
+    all
+}
+
 /// How many recipients of a domain go into one transaction. A function of the name alone, and of what is
 /// configured when the server starts.
 pub fn part_limit(config: &Config) -> PartLimit {
@@ -97,7 +119,7 @@ fn policy(knobs: &Knobs) -> Policy {
         retry_schedule: knobs.retry_schedule.clone().unwrap_or_default(),
         max_age: knobs.max_age.unwrap_or(limits::DEFAULT_MAX_AGE),
         delay_warning: knobs.delay_warning.filter(|after| !after.is_zero()),
-        adaptive: true,
+        adaptive: knobs.adaptive.unwrap_or(true),
     }
 }
 
@@ -126,7 +148,7 @@ mod tests {
         assert_eq!(problems, []);
         let config = effective.config().expect("valid");
         let known = Arc::<Providers>::default();
-        let policies = policies(&config, &known);
+        let policies = policies(&config, &known, &Streams::default());
         let rules = &config.rules;
         assert_eq!(policies.list.len(), 9);
         let domain = |name: &str| Domain::parse(name.as_bytes()).expect("a domain");

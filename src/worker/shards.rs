@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Worker;
 use super::home::Home;
+use super::outbound::Errand;
 use super::post::{Post, ShardEvent};
 use super::{outbound, outcome, report};
 use crate::clock::WallTime;
@@ -129,8 +130,9 @@ impl Worker {
     fn perform(self: &Rc<Self>, shard: u8, action: Action, why: Option<Arc<Reply>>) {
         let Some(home) = home_of(&action).map(|home| self.home(home).clone()) else { return };
         match action {
-            Action::Connect { conn, destination, source, .. } => {
-                outbound::start(self, &home, (shard, conn), destination, source);
+            Action::Connect { conn, destination, source, stream, .. } => {
+                let way = Errand { destination, source, stream };
+                outbound::start(self, &home, (shard, conn), way);
             }
             Action::Deliver { conn, entry, .. } => {
                 let connection = home.connections.borrow().get(&(shard, conn)).cloned();

@@ -33,7 +33,6 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::resolve::{ResolveConfig, Resolver};
 use crate::ring::{self, Listener, MailboxSender, OpenFile, Wanted, mailbox};
-use crate::schedule::RuleSet;
 use crate::spool::{LogConfig, SpoolIdentity};
 use crate::tls::ClientTls;
 
@@ -210,7 +209,8 @@ fn share(
     let own_name = Domain::parse(config.hostname.as_bytes())
         .with_context(|| format!("--hostname {}", config.hostname))?;
     let providers = Arc::default();
-    let policies = Arc::new(policies::policies(&config, &providers));
+    let streams = Streams::default();
+    let policies = Arc::new(policies::policies(&config, &providers, &streams));
     Ok(Shared {
         doors: ArcSwap::from_pointee(doors),
         checkers: Checkers::start().context("starting the threads that check passwords")?,
@@ -222,8 +222,7 @@ fn share(
         own_names: vec![own_name],
         own_addresses: config.listen.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()).collect(),
         home_owners,
-        streams: Streams::default(),
-        rules: RuleSet::new(Vec::new()),
+        streams,
         part_limit: policies::part_limit(&config),
         policies,
         providers,

@@ -25,7 +25,7 @@ impl Streams {
     /// The stream of a message. Notifications made here are a stream of their own.
     pub fn of(&self, envelope: &Envelope) -> StreamId {
         let number = match &envelope.stream {
-            Some(name) => self.number(name),
+            Some(name) => self.number(name).unwrap_or(NONE),
             None if envelope.reverse_path.is_none() && envelope.client.is_none() => NOTIFICATIONS,
             None => NONE,
         };
@@ -38,18 +38,19 @@ impl Streams {
         numbers.get(name).copied()
     }
 
-    fn number(&self, name: &str) -> u16 {
+    /// The number of a stream; none if it is new and there are too many.
+    pub fn number(&self, name: &str) -> Option<u16> {
         // A panic elsewhere ends the process, so the lock cannot be poisoned.
         let mut numbers = self.numbers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(number) = numbers.get(name) {
-            return *number;
+            return Some(*number);
         }
         if numbers.len() >= limits::STREAMS {
-            return NONE;
+            return None;
         }
         let number = NOTIFICATIONS + 1 + numbers.len() as u16;
         numbers.insert(name.into(), number);
-        number
+        Some(number)
     }
 }
 

@@ -23,7 +23,7 @@ pub enum Happening {
     Replies(Vec<u8>),
     BodyStarts,
     /// The message was complete; whether the driver took it.
-    Message(Message, bool),
+    Message(Box<Message>, bool),
     BodyRefused,
     /// The client took a body back.
     BodyWithdrawn,
@@ -208,7 +208,7 @@ impl Driver {
         let accepted = matches!(verdict, Verdict::Accepted(_));
         let mut replies = Vec::new();
         self.session.finish(verdict, &mut replies);
-        self.happened.push(Happening::Message(message, accepted));
+        self.happened.push(Happening::Message(Box::new(message), accepted));
         self.replied(replies);
     }
 }

@@ -256,7 +256,7 @@ class Log:
                 return
             body += found[2]
         at += 32 * fragments
-        message = {"sequence": group["sequence"], "recipients": [], "client": None, "held": False}
+        message = {"sequence": group["sequence"], "recipients": [], "client": None, "user": None, "held": False}
         message.update({"ret": None, "envid": None, "requiretls": False, "smtputf8": False})
         message.update({"notify": {}, "original": {}})
         for field, value in fields(payload[at : at + envelope]):
@@ -291,6 +291,8 @@ class Log:
         elif bare == 7:
             for (recipient,) in struct.iter_unpack("<H", value[8:]):
                 self.state(u("Q", value, 0), recipient, None, 0)
+        elif bare == 23:
+            message["user"] = value.decode()
         elif bare == 16:
             message["ret"] = ("full", "hdrs")[value[0]]
         elif bare == 17:
@@ -382,6 +384,7 @@ def main():
                 "log": log.number,
                 "sender": message["sender"],
                 "client": message["client"],
+                "user": message["user"],
                 "body_kind": message["body_kind"],
                 "smtputf8": message["smtputf8"],
                 "requiretls": message["requiretls"],

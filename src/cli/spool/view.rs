@@ -137,6 +137,8 @@ pub struct StoredView {
     /// The reverse-path; empty for bounces.
     pub sender: String,
     pub client: Option<std::net::IpAddr>,
+    /// The user who had logged in.
+    pub user: Option<String>,
     /// `7bit`, `8bit` or `binary`.
     pub body_kind: &'static str,
     /// Whether addresses or header may hold UTF-8.
@@ -213,6 +215,7 @@ impl StoredView {
             received: Timestamp(envelope.received_at),
             sender: envelope.reverse_path.as_ref().map_or(String::new(), ToString::to_string),
             client: envelope.client,
+            user: envelope.user.as_deref().map(Into::into),
             body_kind: match envelope.body_kind {
                 BodyKind::SevenBit => "7bit",
                 BodyKind::EightBit => "8bit",

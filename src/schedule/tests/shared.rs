@@ -20,6 +20,7 @@ pub(super) struct Pair {
     pub(super) peak: BTreeMap<IpAddr, usize>,
     pub(super) most: usize,
     pub(super) sent: Vec<u64>,
+    pub(super) slots: Vec<(u64, u32)>,
     open_all: usize,
     post: VecDeque<(usize, Action)>,
     busy: bool,
@@ -60,6 +61,7 @@ impl Pair {
             peak: BTreeMap::new(),
             most: 0,
             sent: Vec::new(),
+            slots: Vec::new(),
             open_all: 0,
             post: VecDeque::new(),
             busy: false,
@@ -74,7 +76,10 @@ impl Pair {
         if std::mem::replace(&mut self.busy, true) {
             return;
         }
+        let mut said = 0;
         while let Some((shard, action)) = self.post.pop_front() {
+            said += 1;
+            assert!(said < 100_000, "it comes to rest: {action:?} at {:?}", self.now);
             match action {
                 Action::Connect { conn, destination, .. } => {
                     let (hosts, sources) = (Some(HOSTS), (self.sets)(&destination));
@@ -95,6 +100,7 @@ impl Pair {
                 }
                 Action::Deliver { conn, entry, .. } => {
                     self.sent.push(self.now.0);
+                    self.slots.push((self.now.0, entry.slot));
                     if let Some(source) = self.from.get(&(shard, conn)) {
                         self.carried.entry(*source).or_default().push(self.now.0);
                     }
@@ -123,20 +129,20 @@ impl Pair {
     }
 
     pub(super) fn enqueue(&mut self, shard: usize, name: &str, slot: u32) {
+        self.enqueue_of(shard, name, slot, StreamId::default());
+    }
+
+    pub(super) fn enqueue_of(&mut self, shard: usize, name: &str, slot: u32, stream: StreamId) {
         let (destination, received_at, due) = (&domain(name), self.now, self.now);
-        self.tell(
-            shard,
-            Event::Enqueue {
-                destination,
-                entry: entry((slot % 2) as u8, slot),
-                stream: StreamId::default(),
-                recipients: 1,
-                attempts: 0,
-                told: false,
-                received_at,
-                due,
-            },
-        );
+        let (entry, recipients, attempts, told) = (entry((slot % 2) as u8, slot), 1, 0, false);
+        let event =
+            Event::Enqueue { destination, entry, stream, recipients, attempts, told, received_at, due };
+        self.tell(shard, event);
+    }
+
+    /// What each open connection holds.
+    pub(super) fn held(&self) -> impl Iterator<Item = &Vec<Entry>> {
+        self.conns.iter().map(|(_, _, held)| held)
     }
 
     /// Every connection brings the outcome of one message and asks for more.
@@ -165,7 +171,8 @@ impl Pair {
 
     pub(super) fn pass(&mut self, ms: u64) {
         let end = WallTime(self.now.0 + ms * 1000);
-        loop {
+        for timers in 0.. {
+            assert!(timers < 100_000, "time goes on: {:?}", self.now);
             let next = (0..2).filter_map(|s| Some((self.shards[s].next_timer()?, s))).min();
             let Some((at, shard)) = next.filter(|(at, _)| *at <= end) else { break };
             self.now = self.now.max(at);

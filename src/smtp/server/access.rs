@@ -49,11 +49,10 @@ impl Access {
 impl ServerSession {
     /// Appends what EHLO says of STARTTLS, AUTH and XCLIENT, as they stand now.
     pub(super) fn offer(&self, out: &mut Vec<u8>) {
-        let access = &self.config.access;
-        if access.starttls && !self.secure {
+        if self.offers_starttls() {
             push(out, &["250-STARTTLS\r\n"]);
         }
-        if self.offers_auth() && self.login.is_none() {
+        if self.offers_auth() {
             push(out, &["250-AUTH"]);
             self.mechanisms().for_each(|mechanism| push(out, &[" ", mechanism]));
             push(out, &["\r\n"]);
@@ -69,7 +68,18 @@ impl ServerSession {
         self.config.access.mechanisms.iter().copied().filter(usable)
     }
 
-    fn offers_auth(&self) -> bool {
+    /// Whether STARTTLS can be said now.
+    pub(super) fn offers_starttls(&self) -> bool {
+        self.config.access.starttls && !self.secure
+    }
+
+    /// Whether AUTH can be said now.
+    pub(super) fn offers_auth(&self) -> bool {
+        self.knows_auth() && self.login.is_none()
+    }
+
+    /// Whether AUTH means anything here.
+    fn knows_auth(&self) -> bool {
         self.secure && !self.config.access.mechanisms.is_empty()
     }
 
@@ -79,7 +89,7 @@ impl ServerSession {
         path: &ReversePath,
         parameters: MailParameters,
     ) -> Option<&'static str> {
-        if parameters.auth && !self.offers_auth() {
+        if parameters.auth && !self.knows_auth() {
             return Some(CommandError::UnknownParameter.reply());
         }
         match &self.login {
