@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use common::{Peer, Server, run, wait_until};
 use http::{TOKEN, post, start};
+use ringpost_loadgen::{LoadArgs, Silent, Sink, SinkArgs, reconcile, run_load};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -204,4 +205,40 @@ fn wishes_reach_the_queue() {
         (&recipient["notify"], &recipient["original"]),
         (&json!(["never"]), &json!("rfc822;x@y.test"))
     );
+}
+
+#[test]
+fn load_over_http_arrives_exactly_once() {
+    let dir = directory();
+    let spool = dir.path().join("spool");
+    let sink = Sink::start(&SinkArgs::new("127.0.0.1:0".parse().expect("an address"))).expect("a sink");
+    let server = start(&spool, &["--route", &format!("*={}", sink.addr()), "--workers", "2"]);
+    let mut load = LoadArgs::new(server.address_of("control"), 1000);
+    (load.http, load.token_file) = (true, Some(spool.with_extension("token")));
+    (load.connections, load.domains, load.recipients_per_message) = (16, Some(40), 2);
+    load.messages_per_connection = Some(100);
+    load.sizes = Some("uniform:1KiB-60KiB".parse().expect("sizes"));
+    let report = run_load(&load, &Silent).expect("a report");
+    assert_eq!((report.accepted, report.rejected, report.unknown), (1000, 0, 0), "{:?}", report.errors);
+    assert!(report.connections >= 10, "{}", report.connections);
+    assert_eq!((report.latency.connect.count, report.latency.data.count), (report.connections, 1000));
+    let summary = || run(&["queue", "summary", "--json", "--spool", spool.to_str().expect("text")]).1;
+    wait_until("all is delivered", || summary().contains("\"queued_recipients_now\": 0"));
+    assert!(server.stop().success());
+    let verdict = reconcile(&report, &sink.stop().expect("a report"));
+    assert_eq!((verdict.acknowledged, verdict.missing, verdict.duplicates, verdict.corrupt), (2000, 0, 0, 0));
+}
+
+#[test]
+fn load_over_http_needs_the_token_too() {
+    let dir = directory();
+    let server = start(&dir.path().join("spool"), &["--route", "*=127.0.0.1:9", "--workers", "1"]);
+    let to = server.address_of("control").to_string();
+    let (status, out, err) = run(&["load", "--http", "--to", &to, "--messages", "10", "--json"]);
+    assert!(!status.success(), "{out}");
+    assert!(
+        out.contains("post 401") && (out.clone() + &err).contains("does not want this session"),
+        "{out} {err}"
+    );
+    assert!(server.stop().success());
 }

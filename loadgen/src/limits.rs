@@ -13,6 +13,8 @@ pub const SOURCE_READ_BYTES: usize = 16 * 1024;
 pub const EVENTS_PER_WAIT: usize = 256;
 /// Longest command line the sink takes, and longest reply line the source takes.
 pub const LINE_BYTES: usize = 4096;
+/// Longest answer to a request over HTTP before the source takes the server for broken.
+pub const ANSWER_BYTES: usize = 64 * 1024;
 /// Lines in one reply before the source takes the server for broken.
 pub const REPLY_LINES: u32 = 128;
 /// Header bytes of one message searched for the stamp: trace headers stand before it.

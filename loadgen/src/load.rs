@@ -5,6 +5,8 @@
 //! a fixed rate latency is measured from the time a message was meant to be sent, so that a slow
 //! server cannot hide behind a source that waits for it. Must not: share code with the server.
 mod args;
+mod desk;
+mod http;
 mod mix;
 mod plan;
 mod rate;
@@ -12,6 +14,7 @@ mod replies;
 mod search;
 mod session;
 mod stats;
+mod talk;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -69,6 +72,27 @@ fn content(args: &LoadArgs, seed: u64) -> anyhow::Result<(Content, Classes)> {
     Ok((content, Classes { sizes, seed }))
 }
 
+/// What stands before the length of each request.
+fn request_head(args: &LoadArgs) -> anyhow::Result<Arc<str>> {
+    let authorization = match &args.token_file {
+        None => String::new(),
+        Some(path) => {
+            let shown = path.display();
+            let text = std::fs::read_to_string(path).with_context(|| format!("--token-file {shown}"))?;
+            let token = text.lines().next().unwrap_or_default();
+            let is_token = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
+            ensure!(is_token, "--token-file {shown}: the first line is no token");
+            format!("Authorization: Bearer {token}\r\n")
+        }
+    };
+    Ok(format!(
+        "POST /api/v1/messages HTTP/1.1\r\nHost: {}\r\n{authorization}Content-Type: application/json\r\n\
+         Content-Length: ",
+        args.to
+    )
+    .into())
+}
+
 fn domains(args: &LoadArgs, seed: u64) -> anyhow::Result<Domains> {
     Ok(match (&args.domain_list, args.domains, args.zipf) {
         (Some(path), _, _) => Domains::listed(path, seed)?,
@@ -78,7 +102,7 @@ fn domains(args: &LoadArgs, seed: u64) -> anyhow::Result<Domains> {
     })
 }
 
-/// Prepares the messages of one thread, for DATA and for BDAT.
+/// Prepares the messages of one thread: for DATA, and for BDAT or HTTP.
 fn stocks(args: &LoadArgs, plan: &Plan, content: &Content) -> anyhow::Result<(Stock, Stock)> {
     let stock = || match content {
         Content::Generated => {
@@ -90,11 +114,15 @@ fn stocks(args: &LoadArgs, plan: &Plan, content: &Content) -> anyhow::Result<(St
             Ok(Stock(messages.iter().map(|m| Template::of_corpus(plan.run, plan.recipients, m)).collect()))
         }
     };
-    let chunks = match plan.may_chunk {
-        true => Stock(stock()?.0.into_iter().map(Template::without_dots).collect()),
-        false => Stock(Vec::new()),
+    let none = || Stock(Vec::new());
+    let changed = |change: fn(Template) -> Template| -> anyhow::Result<Stock> {
+        Ok(Stock(stock()?.0.into_iter().map(change).collect()))
     };
-    Ok((stock()?, chunks))
+    Ok(match (plan.http.is_some(), plan.may_chunk) {
+        (true, _) => (none(), changed(Template::into_json)?),
+        (_, true) => (stock()?, changed(Template::without_dots)?),
+        (false, false) => (stock()?, none()),
+    })
 }
 
 /// Sends what `args` ask for and waits for it. Blocks; `progress` is told how it goes and may end
@@ -105,7 +133,8 @@ pub fn run_load(args: &LoadArgs, progress: &dyn Progress) -> anyhow::Result<Load
     let ack_log = args.ack_log.as_ref().map(|path| crate::open_log(path)).transpose()?;
     let threads = args.threads.min(args.connections.min(256) as u16);
     let (content, classes) = content(args, seed)?;
-    let plan = Plan::new(args, seed, threads, classes, domains(args, seed)?);
+    let mut plan = Plan::new(args, seed, threads, classes, domains(args, seed)?);
+    plan.http = args.http.then(|| request_head(args)).transpose()?;
     let prepared = (0..threads).map(|_| stocks(args, &plan, &content)).collect::<anyhow::Result<Vec<_>>>()?;
     let timeline = Timeline::new(args.interval, args.hdr.as_deref(), wall_us())?;
     let shared = Arc::new(Shared::new(args, threads, Clock::start(), ack_log, timeline));

@@ -40,6 +40,8 @@ pub struct Template {
     hash: Xxh3,
     /// Number and time it is patched for now.
     current: Option<(u64, u64)>,
+    /// The content as the inside of a JSON string, where that is what is sent.
+    json: Option<Vec<u8>>,
 }
 
 impl Template {
@@ -133,7 +135,19 @@ impl Template {
             unstuffed,
             hash: Xxh3::new(),
             current: None,
+            json: None,
         }
+    }
+    /// The same message as the inside of a JSON string, for mail over HTTP: nothing stuffed, and `\n` for
+    /// each line end, which has as many bytes.
+    pub fn into_json(self) -> Template {
+        let mut template = self.without_dots();
+        let mut json = template.wire.clone();
+        for at in memchr::memmem::find_iter(&template.wire, b"\r\n") {
+            json[at..at + 2].copy_from_slice(b"\\n");
+        }
+        template.json = Some(json);
+        template
     }
     /// Bytes of the content, as SIZE counts (RFC 1870).
     pub fn content_bytes(&self) -> u64 {
@@ -150,7 +164,7 @@ impl Template {
             self.patch(number, sent_us);
             self.current = Some((number, sent_us));
         }
-        &mut self.wire
+        self.json.as_mut().unwrap_or(&mut self.wire)
     }
     fn patch(&mut self, number: u64, sent_us: u64) {
         for &at in &self.names {
@@ -169,6 +183,14 @@ impl Template {
         }
         stamp.checksum = self.hash.digest();
         stamp.write(&mut self.wire[..stamp::LINE_BYTES]);
+        if let Some(json) = &mut self.json {
+            // No line ends in what was patched.
+            let names = self.names.iter().map(|&at| at..at + NAME_BYTES);
+            let date = self.date_at.map(|at| at..at + DATE_BYTES);
+            for range in names.chain(date).chain(std::iter::once(0..stamp::LINE_BYTES)) {
+                json[range.clone()].copy_from_slice(&self.wire[range]);
+            }
+        }
     }
 }
 
@@ -348,6 +370,20 @@ mod tests {
                 assert_eq!(&content, plain.patched(number, 5_000_000));
                 assert_eq!(content.len() as u64, dotted.content_bytes());
             }
+        }
+    }
+
+    #[test]
+    fn as_json_the_content_is_the_same() {
+        let templates = || Template::new(9, 2, "a@b", 20_000, 1).unwrap();
+        let (mut dotted, mut json) = (templates(), templates().into_json());
+        for number in [3, 4] {
+            let content = unstuff(dotted.patched(number, 5_000_000));
+            let text = format!("\"{}\"", std::str::from_utf8(json.patched(number, 5_000_000)).unwrap());
+            let read: String = serde_json::from_str(&text).unwrap();
+            assert_eq!(read.replace('\n', "\r\n").as_bytes(), content);
+            assert_eq!(json.wire_bytes(), text.len() - 2);
+            assert_eq!(content.len() as u64, json.content_bytes());
         }
     }
 

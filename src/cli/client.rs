@@ -16,16 +16,35 @@ use crate::limits;
 /// Wait for more of an answer: longer than the server itself waits for its workers.
 const ANSWER_WAIT: Duration = Duration::from_secs(2 * limits::CONTROL_REPLY_WAIT.as_secs());
 
+/// Wait for the answer to mail: longer than the server itself waits until it is stored.
+const MAIL_ANSWER_WAIT: Duration = Duration::from_secs(limits::INJECTION_REPLY_WAIT.as_secs() + 10);
+
 /// `method` is GET, POST or DELETE; `path` holds the query. The answer must be 200 with JSON.
 pub fn request<T: DeserializeOwned>(spool: &Path, method: &str, path: &str) -> anyhow::Result<T> {
+    exchange(spool, &format!("{method} {path} HTTP/1.1\r\n"), b"", ANSWER_WAIT)
+}
+
+/// Posts JSON, which is mail. The answer must be 200 with JSON.
+pub fn post<T: DeserializeOwned>(spool: &Path, path: &str, body: &[u8]) -> anyhow::Result<T> {
+    let length = body.len();
+    let head =
+        format!("POST {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n");
+    exchange(spool, &head, body, MAIL_ANSWER_WAIT)
+}
+
+fn exchange<T: DeserializeOwned>(spool: &Path, head: &str, body: &[u8], wait: Duration) -> anyhow::Result<T> {
     let mut stream = socket::connect(spool).map_err(|error| no_server(spool, &error))?;
-    stream.set_read_timeout(Some(ANSWER_WAIT))?;
-    stream.set_write_timeout(Some(ANSWER_WAIT))?;
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).context("the server does not take the request")?;
+    stream.set_read_timeout(Some(wait))?;
+    stream.set_write_timeout(Some(wait))?;
+    let head = format!("{head}Host: localhost\r\nConnection: close\r\n\r\n");
+    let written = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
     let mut answer = Vec::new();
     let read = stream.take(limits::CONTROL_ANSWER_BYTES).read_to_end(&mut answer);
-    read.context("the server does not answer: is it stopped or overloaded?")?;
+    // A server that does not want all of it has said why before it closed.
+    if answer.is_empty() {
+        written.context("the server does not take the request")?;
+        read.context("the server does not answer: is it stopped or overloaded?")?;
+    }
     let (status, body) = parse(&answer)?;
     if status != 200 {
         let error = serde_json::from_slice::<serde_json::Value>(body).ok();

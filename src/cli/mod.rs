@@ -12,6 +12,7 @@ mod output;
 mod passwd;
 mod queue;
 mod resolve;
+mod send;
 mod serve;
 mod settings;
 mod signals;
@@ -40,6 +41,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run the server
     Serve(serve::ServeArgs),
+    /// Send a message through a running server, as sendmail does
+    Send(send::SendArgs),
     /// Send generated mail to a server and measure how it is taken
     Load(Box<ringpost_loadgen::LoadArgs>),
     /// Receive mail, count it, measure it, throw it away
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(args),
+        Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Sink(args) => sink::run(&args),
         Command::Queue(args) => queue::run(&args),
@@ -117,6 +121,10 @@ mod tests {
             "serve --allow-private-mx=false --source 192.0.2.1,out.example --retry-schedule 1m,5m",
             "load --to 127.0.0.1:2525 --messages 5",
             "sink --listen 127.0.0.1:0",
+            "send --from a@example.com --to b@example.net --to c@example.net mail.eml",
+            "send -t",
+            "send -i -oi -oem -odi -bm -f a@example.com -F Name -N success,failure -R hdrs -V id -- b@example.net",
+            "send -r a@example.com b@example.net c@example.net --stream news --urgent --json --spool /s",
             "queue summary --spool /s --json",
             "queue list --domain example.com --state deferred --older-than 2h --limit 5",
             "queue show 0000000000001",
@@ -157,6 +165,8 @@ mod tests {
             "serve --workers 1 --workers 2",
             "serve --no-such-flag",
             "queue",
+            "send -bs",
+            "send --to",
             "queue retry example.com",
             "queue move --domain example.com",
             "queue suspend",

@@ -5,17 +5,24 @@
 //! reported accepted only when a worker has said that it is durable, and where one of several is not, the
 //! status says so. Must not: judge the message's text (the worker does, as for SMTP) or add to it.
 use std::borrow::Cow;
+use std::fmt;
 
 use axum::http::StatusCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use self::few::Few;
 
 use crate::limits;
 use crate::mail::address::Address;
 use crate::mail::envelope::{BodyKind, Envelope, Notify, Recipient, Return};
 use crate::mail::id::MessageId;
 use crate::mail::{lines, xtext};
+
+mod few;
 
 /// A message that is to be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +71,7 @@ impl Refused {
 pub struct Mail<'a> {
     /// The reverse-path; empty for the null one.
     pub from: Cow<'a, str>,
-    pub to: Vec<To<'a>>,
+    pub to: Few<To<'a>, { limits::MAX_RECIPIENTS }>,
     /// The whole message (RFC 5322).
     #[serde(default, skip_serializing_if = "Option::is_none", borrow)]
     pub message: Option<Cow<'a, str>>,
@@ -84,12 +91,47 @@ pub struct Mail<'a> {
     pub envid: Option<Cow<'a, str>>,
 }
 
+impl<'a> Mail<'a> {
+    /// Puts a message in, in the field that can hold it.
+    pub fn carry(&mut self, message: &'a [u8]) {
+        match std::str::from_utf8(message) {
+            Ok(text) => self.message = Some(text.into()),
+            Err(_) => self.message_base64 = Some(STANDARD.encode(message).into()),
+        }
+    }
+}
+
 /// A recipient.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged, expecting = "a recipient is an address, or an object of address, notify and orcpt")]
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
 pub enum To<'a> {
     Address(Cow<'a, str>),
     Full(Wishes<'a>),
+}
+
+// By hand: a derived one would keep a copy of whatever stands there, and try both on that.
+impl<'de> Deserialize<'de> for To<'_> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = To<'static>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address, or an object of address, notify and orcpt")
+            }
+
+            fn visit_str<E>(self, address: &str) -> Result<To<'static>, E> {
+                Ok(To::Address(address.to_owned().into()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<To<'static>, A::Error> {
+                Wishes::deserialize(MapAccessDeserializer::new(map)).map(To::Full)
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
+    }
 }
 
 /// A recipient and what its sender wants to be told (RFC 3461 §4.1, §4.2).
@@ -98,7 +140,7 @@ pub enum To<'a> {
 pub struct Wishes<'a> {
     pub address: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub notify: Option<Vec<Cow<'a, str>>>,
+    pub notify: Option<Few<Cow<'a, str>, 3>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub orcpt: Option<Cow<'a, str>>,
 }
@@ -125,9 +167,11 @@ pub fn read(body: &[u8], max_recipients: usize) -> Result<Asked, String> {
         let mail: Mail<'_> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
         return injection(mail, max_recipients).map(Asked::One);
     }
-    let mails: Vec<Mail<'_>> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    if mails.is_empty() || mails.len() > limits::INJECTION_MESSAGES {
-        return Err(format!("a list holds 1 to {} messages", limits::INJECTION_MESSAGES));
+    let list: Few<Mail<'_>, { limits::INJECTION_MESSAGES }> =
+        serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let Few(mails) = list;
+    if mails.is_empty() {
+        return Err("the list of messages is empty".into());
     }
     let read = |(at, mail)| injection(mail, max_recipients).map_err(|why| format!("message {at}: {why}"));
     mails.into_iter().enumerate().map(read).collect::<Result<_, _>>().map(Asked::Many)
@@ -139,7 +183,7 @@ fn injection(mail: Mail<'_>, max_recipients: usize) -> Result<Injection, String>
         "" => None,
         path => Some(Address::parse_utf8(path.as_bytes()).map_err(|why| from(why.to_string()))?),
     };
-    let recipients = recipients(&mail.to, max_recipients)?;
+    let recipients = recipients(&mail.to.0, max_recipients)?;
     let text = match (mail.message, mail.message_base64) {
         (Some(Cow::Borrowed(text)), None) => Cow::Borrowed(text.as_bytes()),
         (Some(Cow::Owned(text)), None) => Cow::Owned(text.into_bytes()),
@@ -194,7 +238,7 @@ fn recipient(to: &To<'_>) -> Result<Recipient, String> {
         To::Address(text) => parse(text).map(Recipient::new),
         To::Full(wishes) => Ok(Recipient {
             address: parse(&wishes.address)?,
-            notify: wishes.notify.as_deref().map(notify).transpose()?,
+            notify: wishes.notify.as_ref().map(|words| notify(&words.0)).transpose()?,
             original: wishes.orcpt.as_deref().map(original).transpose()?,
         }),
     }

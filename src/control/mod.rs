@@ -28,7 +28,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 pub use counters::{Counters, Distribution, ProcessView, Report};
-pub use inject::{Injected, Injection, Mail, Refused, Said, To};
+pub use inject::{Injected, Injection, Mail, Refused, Said, To, Wishes};
 pub use order::{Act, OperationView, Order, Progress, Stage};
 pub use selector::Selector;
 pub use view::{

@@ -1,24 +1,49 @@
-//! One header field of a message (RFC 5322 §2.2).
+//! The header fields of a message (RFC 5322 §2.2).
 //!
-//! Owns: finding a field by its name and reading its value. Promises: stops at the end of the headers;
-//! the value is unfolded, without the white space around it, printable ASCII and cut to
-//! what is asked for. Must not: judge the value, or change the message.
+//! Owns: taking a header apart, finding a field by its name and reading its value. Promises: stops at
+//! the end of the headers; a value that is read is unfolded, without the white space around it,
+//! printable ASCII and cut to what is asked for. Must not: judge a value, or change the message.
+use std::ops::Range;
+
 use super::text;
+
+/// A field, folds and all, or a line where one should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// Where it stands in the message, its line end included.
+    pub range: Range<usize>,
+    /// Empty if this is no field.
+    pub name: &'a [u8],
+    /// What is behind the colon.
+    pub value: &'a [u8],
+}
+
+/// The fields of a message in order, up to the empty line or the end.
+pub fn fields(message: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = &message[at..];
+        if rest.is_empty() || rest.starts_with(b"\r\n") {
+            return None;
+        }
+        let start = at;
+        at += field_end(rest);
+        let line = &message[start..at];
+        let colon = memchr::memchr(b':', line).unwrap_or_default();
+        let name = line[..colon].trim_ascii_end();
+        let is_name = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+        let (name, value) = if is_name { (name, &line[colon + 1..]) } else { (&[][..], line) };
+        Some(Field { range: start..at, name, value })
+    })
+}
 
 /// The value of the first field called `name` (case ignored), of at most `most` bytes. None if there is
 /// no such field or it is empty.
 pub fn value(message: &[u8], name: &str, most: usize) -> Option<Box<str>> {
-    let mut rest = message;
-    while !rest.is_empty() && !rest.starts_with(b"\r\n") {
-        let end = field_end(rest);
-        if let Some(value) = value_of(&rest[..end], name.as_bytes()) {
-            let mut clean = text::printable(value.trim_ascii());
-            clean.truncate(most);
-            return (!clean.is_empty()).then(|| clean.into());
-        }
-        rest = &rest[end..];
-    }
-    None
+    let field = fields(message).find(|field| field.name.eq_ignore_ascii_case(name.as_bytes()))?;
+    let mut clean = text::printable(field.value.trim_ascii());
+    clean.truncate(most);
+    (!clean.is_empty()).then(|| clean.into())
 }
 
 /// Where the field at the start of `text` ends: at a line end that no white space follows.
@@ -33,13 +58,6 @@ fn field_end(text: &[u8]) -> usize {
             return at;
         }
     }
-}
-
-/// What stands behind the name and its colon, folds and all.
-fn value_of<'a>(field: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let (start, rest) = field.split_at_checked(name.len())?;
-    let value = rest.trim_ascii_start().strip_prefix(b":")?;
-    start.eq_ignore_ascii_case(name).then_some(value)
 }
 
 #[cfg(test)]
@@ -62,5 +80,19 @@ mod tests {
         for (message, expected) in table {
             assert_eq!(value(message.as_bytes(), "X-Stream", 8).as_deref(), expected, "{message:?}");
         }
+    }
+
+    #[test]
+    fn a_header_taken_apart() {
+        let message = b"A: 1\r\n\tmore\r\nno field\r\nB : 2\r\nc d: 3\r\n\r\nE: 5\r\n";
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let found: Vec<_> = fields(message).map(|f| (f.range, text(f.name), text(f.value))).collect();
+        let expected = [
+            (0..13, "A", " 1\r\n\tmore\r\n"),
+            (13..23, "", "no field\r\n"),
+            (23..30, "B", " 2\r\n"),
+            (30..38, "", "c d: 3\r\n"),
+        ];
+        assert_eq!(found, expected.map(|(range, name, value)| (range, name.to_owned(), value.to_owned())));
     }
 }

@@ -9,6 +9,7 @@ pub mod envelope;
 pub mod header;
 pub mod id;
 pub mod lines;
+pub mod mailboxes;
 pub mod reply;
 pub mod senders;
 pub mod short;

@@ -102,6 +102,13 @@ pub struct LoadArgs {
     /// Send messages with BDAT where the server offers CHUNKING
     #[arg(long, env = "RINGPOST_LOAD_BDAT", value_parser = FalseyValueParser::new())]
     pub bdat: bool,
+    /// Send over HTTP, as JSON: --to is then the address of the server's --control
+    #[arg(long, env = "RINGPOST_LOAD_HTTP", value_parser = FalseyValueParser::new(),
+        conflicts_with_all = ["corpus", "bdat", "tls", "auth", "no_pipelining"])]
+    pub http: bool,
+    /// Token for --http, in the first line of this file
+    #[arg(long, value_name = "FILE", env = "RINGPOST_LOAD_TOKEN_FILE", requires = "http")]
+    pub token_file: Option<PathBuf>,
     /// Encrypt the connections; any certificate will do
     #[arg(long, value_name = "WHEN", env = "RINGPOST_LOAD_TLS", value_enum, default_value_t = TlsMode::None)]
     pub tls: TlsMode,
@@ -180,6 +187,8 @@ impl LoadArgs {
             domain_list: None,
             mailboxes: None,
             bdat: false,
+            http: false,
+            token_file: None,
             tls: TlsMode::None,
             auth: None,
             source: Vec::new(),
@@ -219,6 +228,7 @@ impl LoadArgs {
             (self.messages_per_connection == Some(1), "a connection for each".into()),
             (self.no_pipelining, "no pipelining".into()),
             (self.bdat, "BDAT".into()),
+            (self.http, "HTTP".into()),
             (self.tls == TlsMode::Starttls, "STARTTLS".into()),
             (self.tls == TlsMode::Implicit, "implicit TLS".into()),
             (self.auth.is_some(), "AUTH".into()),
@@ -247,6 +257,11 @@ impl LoadArgs {
             let is_plain = text.bytes().all(|c| c.is_ascii_graphic() && c != b'<' && c != b'>');
             ensure!(is_plain, "'{text}' has characters that do not belong in an address");
         }
+        // Neither has an escape in JSON here.
+        ensure!(
+            !(self.http && [&self.from, &self.to_domain].iter().any(|t| t.contains(['"', '\\']))),
+            "--http takes no addresses with quotes or backslashes"
+        );
         if self.rate.as_ref().is_some_and(RateProfile::needs_duration) {
             ensure!(self.duration.is_some(), "this --rate changes over the run: say --duration TIME too");
         }

@@ -36,6 +36,8 @@ pub struct Plan {
     pub recipients: u32,
     pub classes: Arc<Classes>,
     pub may_pipeline: bool,
+    /// What stands before the length of each request where HTTP is spoken; none for SMTP.
+    pub http: Option<Arc<str>>,
     /// Send the content with BDAT where the server offers CHUNKING (RFC 3030).
     pub may_chunk: bool,
     pub tls: TlsMode,
@@ -88,6 +90,7 @@ impl Plan {
             recipients: args.recipients_per_message,
             classes: Arc::new(classes),
             may_pipeline: !args.no_pipelining,
+            http: None,
             may_chunk: args.bdat,
             tls: args.tls,
             credentials: args.auth.as_deref().map(Credentials::new),

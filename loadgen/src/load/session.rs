@@ -7,11 +7,10 @@
 //! clocks.
 use std::collections::VecDeque;
 
-use crate::clock::Rng;
-use crate::limits;
-use crate::load::plan::{Message, Next, Plan, Supply};
+use crate::load::desk::{Desk, push_recipient};
+use crate::load::plan::{Message, Next, Plan};
 use crate::load::replies::{BadReply, Line, Replies};
-use crate::load::stats::{Kind, Stats};
+use crate::load::stats::Kind;
 use crate::load::tls::TlsMode;
 use crate::stamp;
 
@@ -135,16 +134,6 @@ impl Outgoing {
     }
 }
 
-/// What a session works with: shared by the connections of a thread.
-pub struct Desk {
-    pub plan: Plan,
-    pub supply: Supply,
-    pub stats: Stats,
-    /// Names of deliveries acknowledged since this was last written; kept only with `keeps_log`.
-    pub acked: Vec<u8>,
-    pub keeps_log: bool,
-}
-
 /// What EHLO was answered with.
 #[derive(Clone, Copy, Default)]
 struct Offers {
@@ -228,12 +217,7 @@ impl Session {
         if self.envelope.message.is_some() || self.awaited.contains(&Awaited::Quit) {
             return;
         }
-        let next = if self.begun >= desk.plan.messages_per_connection {
-            Next::Done
-        } else {
-            desk.supply.next(now_us)
-        };
-        match next {
+        match desk.next(self.begun, now_us) {
             Next::Later(_) => {}
             Next::Done => self.send(b"QUIT\r\n", Awaited::Quit),
             Next::Message(message) => {
@@ -244,12 +228,6 @@ impl Session {
                 self.envelope.is_refused = false;
                 self.envelope.is_chunk = false;
                 self.envelope.taken.clear();
-                if let Some(intended_us) = message.intended_us {
-                    let late_us = now_us.saturating_sub(intended_us);
-                    desk.stats.late.record(late_us);
-                    desk.stats.scheduled += 1;
-                    desk.stats.late_starts += u64::from(late_us > limits::LATE.as_micros() as u64);
-                }
                 self.send_mail(&desk.plan);
                 if self.pipelines {
                     for recipient in 0..desk.plan.recipients {
@@ -266,10 +244,7 @@ impl Session {
         if let Some(message) = self.envelope.message.take() {
             if self.envelope.is_chunk && self.out.body.is_none() {
                 // The whole message is out; recipients whose reply is missing may have been taken.
-                desk.stats.unknown += 1;
-                for recipient in 0..desk.plan.recipients {
-                    desk.stats.unresolved.insert(slot(message, recipient, &desk.plan));
-                }
+                desk.give_up(message, 0..desk.plan.recipients);
             } else {
                 desk.supply.give_back(message);
             }
@@ -278,10 +253,7 @@ impl Session {
             if self.out.body.is_some() {
                 desk.supply.give_back(message);
             } else {
-                desk.stats.unknown += 1;
-                for &recipient in &self.body.taken {
-                    desk.stats.unresolved.insert(slot(message, recipient, &desk.plan));
-                }
+                desk.give_up(message, self.body.taken.iter().copied());
             }
         }
         self.awaited.clear();
@@ -537,19 +509,8 @@ impl Session {
             stats.rejected += 1;
             return;
         }
-        stats.accepted += 1;
-        stats.bytes += desk.plan.size_of(message.number);
-        stats.whole.record(now_us.saturating_sub(self.body.begun_us));
-        stats.last_accept_us = now_us;
         self.was_fruitful = true;
-        for &recipient in &self.body.taken {
-            stats.acknowledged.insert(slot(message, recipient, &desk.plan));
-            if desk.keeps_log {
-                let plan = &desk.plan;
-                stamp::push_delivery(plan.run, message.number, recipient, plan.recipients, &mut desk.acked);
-                desk.acked.push(b'\n');
-            }
-        }
+        desk.accept(message, self.body.begun_us, self.body.taken.iter().copied(), now_us);
     }
     fn send_mail(&mut self, plan: &Plan) {
         let commands = &mut self.out.commands;
@@ -565,16 +526,8 @@ impl Session {
     fn send_rcpt(&mut self, recipient: u32, plan: &Plan) {
         let number = self.envelope.message.map_or(0, |message| message.number);
         let commands = &mut self.out.commands;
-        commands.extend_from_slice(b"RCPT TO:<r");
-        stamp::push_decimal(u64::from(recipient), commands);
-        let delivery = number.wrapping_mul(u64::from(plan.recipients)) + u64::from(recipient);
-        if let Some(mailboxes) = plan.mailboxes {
-            commands.push(b'-');
-            let random = Rng::new(plan.seed ^ delivery.wrapping_mul(0xBF58_476D_1CE4_E5B9)).next_u64();
-            stamp::push_decimal(random % u64::from(mailboxes), commands);
-        }
-        commands.push(b'@');
-        plan.domains.push(delivery, commands);
+        commands.extend_from_slice(b"RCPT TO:<");
+        push_recipient(number, recipient, plan, commands);
         self.send(b">\r\n", Awaited::Rcpt(recipient));
     }
     fn send(&mut self, text: &[u8], awaited: Awaited) {
@@ -588,10 +541,6 @@ impl Transaction {
     fn is_lost(&self) -> bool {
         self.is_refused || self.taken.is_empty()
     }
-}
-
-fn slot(message: Message, recipient: u32, plan: &Plan) -> u64 {
-    message.number * u64::from(plan.recipients) + u64::from(recipient)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Owns: the sockets. Promises: a batch of replies costs one read, what they lead to one write, and
 //! no allocation; a connection that fails is opened again after a pause for as long as there is
-//! mail to send. Must not: know SMTP (the session does).
+//! mail to send. Must not: know SMTP or HTTP (the sessions do).
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -16,9 +16,11 @@ use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, socko
 use rustls::{ClientConfig, ClientConnection};
 
 use crate::epoll::{Events, Poller, Ready};
+use crate::load::desk::Desk;
 use crate::load::plan::{Plan, Shared, Supply};
-use crate::load::session::{Desk, Ending, Session};
+use crate::load::session::Ending;
 use crate::load::stats::{Kind, Stats};
+use crate::load::talk::Talk;
 use crate::load::tls::{self, TlsMode};
 use crate::message::Stock;
 use crate::{cpu, limits};
@@ -28,7 +30,7 @@ struct Slot {
     socket: Option<OwnedFd>,
     /// Once TLS has begun.
     tls: Option<Tls>,
-    session: Session,
+    session: Talk,
     /// Run time of the last sign of life.
     alive_us: u64,
     heard: bool,
@@ -49,7 +51,7 @@ pub struct Worker {
     slots: Vec<Slot>,
     desk: Desk,
     stock: Stock,
-    /// The same messages for BDAT; empty where that is not asked for.
+    /// The same messages for BDAT or HTTP; empty where those are not asked for.
     chunks: Stock,
     tls: Arc<ClientConfig>,
     plain: Vec<u8>,
@@ -87,7 +89,8 @@ impl Worker {
         stock: Stock,
         chunks: Stock,
     ) -> anyhow::Result<Worker> {
-        let slot = || Slot { socket: None, tls: None, session: Session::new(), alive_us: 0, heard: false };
+        let session = || Talk::new(plan.http.is_some());
+        let slot = || Slot { socket: None, tls: None, session: session(), alive_us: 0, heard: false };
         let slots: Vec<Slot> = std::iter::repeat_with(slot).take(plan.connections_of(index)).collect();
         let supply = Supply::new(index, &plan, shared.clone());
         let keeps_log = shared.ack_log.is_some();
@@ -230,7 +233,9 @@ impl Worker {
             self.idle.pop();
             place.session.begin(now_us, &mut self.desk);
             place.alive_us = now_us;
-            if let Err(lost) = self.flush(slot) {
+            if place.session.is_over() {
+                self.close(slot, Lost::Quit, now_us);
+            } else if let Err(lost) = self.flush(slot) {
                 self.close(slot, lost, now_us);
             }
         }
@@ -247,6 +252,13 @@ impl Worker {
     }
     fn exchange(&mut self, slot: usize, event: &Ready, now_us: u64) -> Result<(), Lost> {
         if event.writable {
+            if !event.ending {
+                let session = &mut self.slots[slot].session;
+                session.connected(now_us, &mut self.desk);
+                if session.is_over() {
+                    return Err(Lost::Quit);
+                }
+            }
             self.flush(slot)?;
         }
         let mut may_read = event.readable;
@@ -273,12 +285,13 @@ impl Worker {
                     place.session.feed(&self.plain, now_us, &mut self.desk)
                 }
             };
-            if std::mem::take(&mut place.session.begins_tls) && fed.is_ok() {
+            if place.session.takes_up_tls() && fed.is_ok() {
                 let connection = tls::connection(&self.tls, self.desk.plan.to.ip())
                     .map_err(|error| Lost::Broken(Kind::TlsFailed, error.to_string()))?;
                 place.tls = Some(Tls { connection, begun_us: now_us, is_measured: false });
             }
             match fed {
+                Ok(()) if place.session.is_over() => return Err(Lost::Quit),
                 Ok(()) => self.flush(slot)?,
                 Err(Ending::Quit) => return Err(Lost::Quit),
                 Err(Ending::Closing) => return Err(Lost::Ended("the server closed with 421")),
@@ -295,7 +308,7 @@ impl Worker {
         }
         let place = &mut self.slots[slot];
         let Some(socket) = &place.socket else { return Ok(()) };
-        let out = &mut place.session.out;
+        let out = place.session.out();
         while !out.is_empty() {
             let mut body_bytes = 0;
             let result = match out.body {
@@ -332,7 +345,7 @@ impl Worker {
     fn flush_tls(&mut self, slot: usize) -> Result<(), Lost> {
         let place = &mut self.slots[slot];
         let (Some(socket), Some(tls)) = (&place.socket, &mut place.tls) else { return Ok(()) };
-        let out = &mut place.session.out;
+        let out = place.session.out();
         let mut writer = tls.connection.writer();
         let mut take = |bytes: &[u8]| {
             writer.write_all(bytes).map_err(|error| Lost::Broken(Kind::TlsFailed, error.to_string()))
@@ -365,7 +378,7 @@ impl Worker {
         place.session.end(&mut self.desk);
         self.open -= 1;
         let pause_us = limits::RECONNECT_WAIT.as_micros() as u64;
-        if place.session.was_fruitful {
+        if place.session.was_fruitful() {
             self.fruitless = 0;
         }
         let due_us = match lost {

@@ -5,7 +5,8 @@ use super::*;
 use crate::clock::Clock;
 use crate::load::LoadArgs;
 use crate::load::mix::{Classes, Domains};
-use crate::load::plan::Shared;
+use crate::load::plan::{Shared, Supply};
+use crate::load::stats::Stats;
 use crate::timeline::Timeline;
 
 /// A session, what it works with, and all it has written; a body is written as `[number]`.

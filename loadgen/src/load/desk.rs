@@ -1,0 +1,77 @@
+//! What the connections of one thread work with, and how they account for messages.
+//!
+//! Owns: [`Desk`], and the address of each recipient. Promises: both protocols count alike: a message given
+//! out ends as accepted, rejected, unknown or given back. Must not: know a protocol.
+use crate::clock::Rng;
+use crate::limits;
+use crate::load::plan::{Message, Next, Plan, Supply};
+use crate::load::stats::Stats;
+use crate::stamp;
+
+/// Shared by the connections of a thread.
+pub struct Desk {
+    pub plan: Plan,
+    pub supply: Supply,
+    pub stats: Stats,
+    /// Names of deliveries acknowledged since this was last written; kept only with `keeps_log`.
+    pub acked: Vec<u8>,
+    pub keeps_log: bool,
+}
+
+impl Desk {
+    /// The next message for a connection that has begun so many.
+    pub fn next(&mut self, begun: u64, now_us: u64) -> Next {
+        if begun >= self.plan.messages_per_connection {
+            return Next::Done;
+        }
+        let next = self.supply.next(now_us);
+        if let Next::Message(Message { intended_us: Some(intended_us), .. }) = next {
+            let late_us = now_us.saturating_sub(intended_us);
+            self.stats.late.record(late_us);
+            self.stats.scheduled += 1;
+            self.stats.late_starts += u64::from(late_us > limits::LATE.as_micros() as u64);
+        }
+        next
+    }
+    /// The server has accepted a message for these recipients.
+    pub fn accept(&mut self, message: Message, begun_us: u64, taken: impl Iterator<Item = u32>, now_us: u64) {
+        let stats = &mut self.stats;
+        stats.accepted += 1;
+        stats.bytes += self.plan.size_of(message.number);
+        stats.whole.record(now_us.saturating_sub(begun_us));
+        stats.last_accept_us = now_us;
+        for recipient in taken {
+            stats.acknowledged.insert(slot(message, recipient, &self.plan));
+            if self.keeps_log {
+                let plan = &self.plan;
+                stamp::push_delivery(plan.run, message.number, recipient, plan.recipients, &mut self.acked);
+                self.acked.push(b'\n');
+            }
+        }
+    }
+    /// Whether the server has accepted a message for these recipients will never be known.
+    pub fn give_up(&mut self, message: Message, recipients: impl Iterator<Item = u32>) {
+        self.stats.unknown += 1;
+        for recipient in recipients {
+            self.stats.unresolved.insert(slot(message, recipient, &self.plan));
+        }
+    }
+}
+
+/// The address of a recipient of message `number`.
+pub fn push_recipient(number: u64, recipient: u32, plan: &Plan, out: &mut Vec<u8>) {
+    out.push(b'r');
+    stamp::push_decimal(u64::from(recipient), out);
+    let delivery = number.wrapping_mul(u64::from(plan.recipients)) + u64::from(recipient);
+    if let Some(mailboxes) = plan.mailboxes {
+        out.push(b'-');
+        let random = Rng::new(plan.seed ^ delivery.wrapping_mul(0xBF58_476D_1CE4_E5B9)).next_u64();
+        stamp::push_decimal(random % u64::from(mailboxes), out);
+    }
+    out.push(b'@');
+    plan.domains.push(delivery, out);
+}
+
+fn slot(message: Message, recipient: u32, plan: &Plan) -> u64 {
+    message.number * u64::from(plan.recipients) + u64::from(recipient)
+}
