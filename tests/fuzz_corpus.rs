@@ -200,15 +200,19 @@ fn mutate(seeds: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// Writes the seeds for cargo-fuzz, see `fuzz/README.md`.
+/// Writes the seeds for cargo-fuzz, see `fuzz/README.md`: into `$RINGPOST_CORPUS`, or where tests write.
 #[test]
-#[ignore = "writes files"]
-fn write_corpus() {
+fn every_target_has_seeds_that_can_be_written() {
+    let wanted = std::env::var_os("RINGPOST_CORPUS").map(PathBuf::from);
+    let corpus = wanted.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("corpus"));
     for (target, _) in targets::TARGETS {
-        let dir = fuzz_dir().join("corpus").join(target);
+        let (dir, seeds) = (corpus.join(target), seeds(target));
+        assert!(!seeds.is_empty(), "{target}");
         std::fs::create_dir_all(&dir).expect("made");
-        for (name, bytes) in seeds(target) {
+        for (name, bytes) in &seeds {
             std::fs::write(dir.join(name), bytes).expect("written");
         }
+        let written = std::fs::read_dir(&dir).expect("a directory").count();
+        assert!(written >= seeds.len(), "{target}: two seeds have one name");
     }
 }
