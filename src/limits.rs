@@ -332,6 +332,9 @@ pub const SPARE_SEGMENTS: usize = 2;
 /// and the longer it is the fewer times a message that waits for days is copied. A gigabyte by default;
 /// `--spool-limit` and a full disk have reclaim begin earlier.
 pub const SLACK_SEGMENTS: u32 = 16;
+/// Files a log keeps above what reclaim works towards, before it deletes any: those whose last survivors are
+/// still being copied when the next is prepared. A new file is zeroed first, which writes all mail twice.
+pub const SURPLUS_SEGMENTS: usize = 2;
 /// Prepared segments per log that only outcomes, DSNs and copies may use.
 pub const RESERVED_SEGMENTS: usize = 1;
 /// Segments' worth of room at which a log takes no new transaction: what has begun is to find its place.

@@ -95,9 +95,12 @@ impl<B: Buffer> Log<B> {
     }
 
     /// A file is deleted only when a durable group states a tail above it: nothing else tells recovery
-    /// that its groups are not missed.
+    /// that its groups are not missed. Not every file above what is enough: while survivors of the oldest
+    /// segment are copied its successor is prepared, and a log that deleted a file each time would make
+    /// and zero another each time.
     fn delete_surplus(&mut self) {
-        let wanted = self.segments_enough() as usize + limits::SPARE_SEGMENTS + limits::RESERVED_SEGMENTS;
+        let wanted = self.segments_enough() as usize + limits::SURPLUS_SEGMENTS;
+        let wanted = wanted + limits::SPARE_SEGMENTS + limits::RESERVED_SEGMENTS;
         while let Some(first) = self.segments.free.front() {
             let files = self.segments.used.len() + self.segments.prepared() + self.segments.free.len();
             if (files <= wanted && !self.segments.overdrawn()) || first.last_seq >= self.durable_tail {
