@@ -375,6 +375,10 @@ pub const REQUEUE_BATCH: usize = 256;
 pub const REQUEUE_BACKLOG: usize = 8;
 /// Bytes read from a segment at a time by recovery.
 pub const RECOVERY_READ_BYTES: usize = 1024 * 1024;
+/// Blocks of one log that recovery takes for damaged because the device does not give them back. So many bad
+/// places are a device that is failing, or has been pulled: to go on without them would lose mail for
+/// nothing, and each may take the device seconds.
+pub const UNREADABLE_BLOCKS: usize = 256;
 /// Logs in one spool: the log number has 12 bits in a message id.
 pub const LOGS: usize = 4096;
 

@@ -145,6 +145,25 @@ fn a_spool_is_read_beside_its_server_and_after_it() {
     assert!(!spool(&dir.path().join("log-0000"), &["verify"]).0, "no spool");
 }
 
+#[test]
+fn a_log_that_cannot_be_read_does_not_hide_the_others() {
+    let dir = directory();
+    let server = Server::start(dir.path(), &["--route", NOWHERE, "--retry-schedule", "1h", "--workers", "2"]);
+    fill(server.addr);
+    server.kill();
+    // A segment of another spool: its header says so, and no group in it is this spool's.
+    let mut stranger = b"rpSEGM\r\n\x01\0\0\0\x01\0\0\0another!".to_vec();
+    stranger.resize(64 * 1024, 0);
+    std::fs::write(dir.path().join("log-0000/seg-000999"), stranger).expect("written");
+    let (good, verified) = json(dir.path(), &["verify"]);
+    assert!(!good);
+    let logs: Vec<_> = verified["logs"].as_array().expect("a list").iter().map(|l| &l["log"]).collect();
+    assert_eq!(logs, [1], "{verified}");
+    let found = &verified["damage"];
+    assert!(found[0]["what"].as_str().is_some_and(|what| what.contains("another spool")), "{verified}");
+    assert_eq!((&found[0]["log"], &found[0]["segment"]), (&Value::from(0), &Value::from(999)));
+}
+
 /// Names, lengths and times of change of everything in a spool.
 fn listing(dir: &Path) -> Vec<(PathBuf, u64, std::time::SystemTime)> {
     let mut found = Vec::new();

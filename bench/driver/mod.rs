@@ -7,8 +7,8 @@ use ringpost::limits;
 use ringpost::mail::address::Address;
 use ringpost::mail::envelope::{Envelope, Recipient};
 use ringpost::spool::{
-    Buffer, FileIndex, Intent, Log, LogConfig, RecoveredLog, Refusal, SegmentSource, SpoolIdentity,
-    decode_message,
+    Buffer, FileIndex, Intent, Log, LogConfig, ReadFault, RecoveredLog, Refusal, SegmentSource,
+    SpoolIdentity, decode_message,
 };
 
 pub struct Memory(pub Vec<u8>);
@@ -79,7 +79,7 @@ impl SegmentSource for InMemory {
     fn bytes(&mut self, file: FileIndex) -> io::Result<u64> {
         Ok(self.files[&file].len() as u64)
     }
-    fn read_at(&mut self, file: FileIndex, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+    fn read_at(&mut self, file: FileIndex, offset: u64, buf: &mut [u8]) -> Result<(), ReadFault> {
         buf.copy_from_slice(&self.files[&file][offset as usize..offset as usize + buf.len()]);
         Ok(())
     }

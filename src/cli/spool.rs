@@ -9,7 +9,7 @@ mod view;
 
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 
 use self::offline::{OfflineLog, OfflineSpool};
@@ -60,8 +60,9 @@ pub fn run(args: &SpoolArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What is wrong is looked at twice: beside a running server the first reader may have been overtaken by
-/// the writer, and damage stays.
+/// A log that cannot be read is one more thing that is wrong, and the others are read. What is wrong is
+/// looked at twice: beside a running server the first reader may have been overtaken by the writer, and
+/// damage stays.
 fn verify(args: &ServerArgs) -> anyhow::Result<ExitCode> {
     let mut view = verify_once(args)?;
     if !view.damage.is_empty() {
@@ -80,7 +81,13 @@ fn verify_once(args: &ServerArgs) -> anyhow::Result<VerifyView> {
     let spool = OfflineSpool::open(&args.spool)?;
     let mut view = VerifyView { damage: spool.damage(), ..VerifyView::default() };
     for number in spool.logs()? {
-        let mut log = spool.read_log(number, Reading::Whole)?;
+        let mut log = match spool.read_log(number, Reading::Whole) {
+            Ok(log) => log,
+            Err(error) => {
+                view.damage.push(DamageView::of_log(number, &error));
+                continue;
+            }
+        };
         for finding in &log.findings {
             match finding {
                 Finding::Held { id, hold } => view.held.push(format!("message {id}: {hold}")),
@@ -117,7 +124,7 @@ fn stat(args: &ServerArgs) -> anyhow::Result<ExitCode> {
     let spool = OfflineSpool::open(&args.spool)?;
     let mut view = StatView { spool: format!("{:016x}", spool.identity.id), ..StatView::default() };
     for number in spool.logs()? {
-        view.logs.push(LogView::of(&mut spool.read_log(number, Reading::Indexed)?)?);
+        view.logs.push(LogView::of(&mut open_log(&spool, number)?)?);
     }
     view.quarantined_files = spool.quarantined_files();
     if args.json {
@@ -141,12 +148,16 @@ fn stat(args: &ServerArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn open_log(spool: &OfflineSpool, number: u16) -> anyhow::Result<OfflineLog> {
+    spool.read_log(number, Reading::Indexed).with_context(|| format!("log {number}"))
+}
+
 /// The log that has the message, and the message.
 fn find(spool: &OfflineSpool, id: MessageId) -> anyhow::Result<Option<(OfflineLog, LiveMessage)>> {
     if !spool.logs()?.contains(&id.log()) {
         return Ok(None);
     }
-    let log = spool.read_log(id.log(), Reading::Indexed)?;
+    let log = open_log(spool, id.log())?;
     let message = log.messages().into_iter().find(|m| m.id == id);
     Ok(message.map(|message| (log, message)))
 }
@@ -171,7 +182,7 @@ fn dump_all(args: &ServerArgs, headers: &[String]) -> anyhow::Result<ExitCode> {
     let mut table = Table::new(&["id", "received", "bytes", "pending", "sender", "recipients"]);
     let mut unreadable = 0;
     for number in spool.logs()? {
-        let mut log = spool.read_log(number, Reading::Indexed)?;
+        let mut log = open_log(&spool, number)?;
         for message in log.messages() {
             let stored = match log.read(message.slot) {
                 Ok(stored) => stored,

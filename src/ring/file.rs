@@ -357,6 +357,15 @@ pub fn drop_cached(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::fadvise(File::open(path)?, 0, None, rustix::fs::Advice::DontNeed)?)
 }
 
+/// Whether an error of a read says that the medium does not give back what stood there, or the file system
+/// not where it stands: what was asked for is damaged, and its neighbours may not be. Buffered reads know
+/// `EIO` only; direct ones pass on what the device says.
+pub fn is_medium_error(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let known = [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::REMOTEIO, Errno::UCLEAN, Errno::BADMSG];
+    error.raw_os_error().is_some_and(|number| known.iter().any(|known| known.raw_os_error() == number))
+}
+
 /// Whether a direct write of `block` bytes works in `dir`, found by trying.
 pub(super) fn direct_write_works(dir: &Path, block: usize) -> io::Result<bool> {
     let probe = dir.join(format!(".direct-{}", std::process::id()));

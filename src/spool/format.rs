@@ -56,7 +56,9 @@ pub(super) enum BadHeader {
     Invalid,
     /// A header of a version this code does not know.
     Version(u16),
-    /// A header of another spool or log.
+    /// It claims to be one, and nothing vouches for that.
+    Claims(u16),
+    /// It claims to be of another spool or log, whose key is not known here.
     Foreign,
 }
 
@@ -106,26 +108,40 @@ impl SegmentHeader {
         b
     }
 
-    pub(super) fn decode(b: &[u8], identity: SpoolIdentity, log: u16) -> Result<SegmentHeader, BadHeader> {
-        if b.len() < SEGMENT_HEADER_BYTES || b[..8] != SEGMENT_MAGIC {
+    /// The header, and whether it is as it was written: of the fields that are known beforehand none can hide
+    /// the others by being damaged, for the checksum says what they were.
+    pub(super) fn decode(
+        b: &[u8],
+        identity: SpoolIdentity,
+        log: u16,
+    ) -> Result<(SegmentHeader, bool), BadHeader> {
+        if b.len() < SEGMENT_HEADER_BYTES {
             return Err(BadHeader::Invalid);
         }
-        // A later version may move everything behind these twelve bytes.
-        if u16_at(b, 8) != VERSION {
-            return Err(BadHeader::Version(u16_at(b, 8)));
+        let (version, generation) = (u16_at(b, 8), Generation(u32_at(b, 12)));
+        let key = Key::derive(identity, log, generation);
+        let vouched = |head: &[u8]| u64_at(head, 88) == key.sum(Domain::Segment, 0, &head[..88]);
+        let mut own = [0; SEGMENT_HEADER_BYTES];
+        own.copy_from_slice(&b[..SEGMENT_HEADER_BYTES]);
+        put(&mut own, 0, &SEGMENT_MAGIC);
+        put(&mut own, 8, &VERSION.to_le_bytes());
+        put(&mut own, 10, &log.to_le_bytes());
+        put(&mut own, 16, &identity.id.to_le_bytes());
+        if !vouched(&own) {
+            return Err(match () {
+                _ if b[..8] != SEGMENT_MAGIC => BadHeader::Invalid,
+                // A later version may move everything behind these twelve bytes, but for the checksum.
+                _ if version != VERSION && vouched(b) => BadHeader::Version(version),
+                _ if u16_at(b, 10) != log || u64_at(b, 16) != identity.id => BadHeader::Foreign,
+                _ if version != VERSION => BadHeader::Claims(version),
+                _ => BadHeader::Invalid,
+            });
         }
-        if u16_at(b, 10) != log || u64_at(b, 16) != identity.id {
-            return Err(BadHeader::Foreign);
-        }
-        let generation = Generation(u32_at(b, 12));
-        let sum = Key::derive(identity, log, generation).sum(Domain::Segment, 0, &b[..88]);
-        if u64_at(b, 88) != sum {
-            return Err(BadHeader::Invalid);
-        }
+        let whole = own == b[..SEGMENT_HEADER_BYTES];
         let closes = (u32_at(b, 56) == 1)
             .then(|| Closes { generation: Generation(u32_at(b, 60)), offset: u32_at(b, 64) });
         let last_id = u64_at(b, 48);
-        Ok(SegmentHeader {
+        let header = SegmentHeader {
             generation,
             block_bytes: u32_at(b, 24),
             segment_bytes: u32_at(b, 28),
@@ -133,7 +149,8 @@ impl SegmentHeader {
             tail: GroupSeq(u64_at(b, 40)),
             last_id: (last_id != 0).then_some(MessageId(last_id)),
             closes,
-        })
+        };
+        Ok((header, whole))
     }
 }
 
@@ -265,7 +282,7 @@ mod tests {
             closes: Some(Closes { generation: Generation(2), offset: 4096 }),
         };
         let block = segment.encode(c.identity, c.log);
-        assert_eq!(SegmentHeader::decode(&block, c.identity, c.log), Ok(segment));
+        assert_eq!(SegmentHeader::decode(&block, c.identity, c.log), Ok((segment, true)));
         assert_eq!(SegmentHeader::decode(&block, c.identity, 6), Err(BadHeader::Foreign));
         let mut bytes = [0u8; GROUP_HEADER_BYTES];
         group().encode(&mut bytes, c.identity, c.log, Key::derive(c.identity, c.log, Generation(3)));
@@ -277,7 +294,9 @@ mod tests {
             assert!(GroupHeader::decode(&damaged, 8192, &c).is_err(), "bit {bit}");
             let mut damaged = block.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(SegmentHeader::decode(&damaged, c.identity, c.log).is_err(), "bit {bit}");
+            let known = [0..12, 16..24].iter().any(|known| known.contains(&(bit / 8)));
+            let wanted = if known { Ok((segment, false)) } else { Err(BadHeader::Invalid) };
+            assert_eq!(SegmentHeader::decode(&damaged, c.identity, c.log), wanted, "bit {bit}");
         }
     }
 

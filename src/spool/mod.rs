@@ -40,7 +40,9 @@ pub use format::{FRAGMENT_HEADROOM, FRAGMENT_TAILROOM};
 pub use live::{LiveMessage, LiveTable};
 pub use log::Log;
 pub use reader::{Extent, Hold, ReadError, ReadPlan, StoredMessage, decode_message};
-pub use recovery::{Damage, Finding, Reading, RecoveredLog, RecoveryError, Replay, SegmentSource, recover};
+pub use recovery::{
+    Damage, Finding, ReadFault, Reading, RecoveredLog, RecoveryError, Replay, SegmentSource, Spot, recover,
+};
 pub use stats::LogStats;
 
 use std::sync::Arc;

@@ -12,29 +12,36 @@
 //! | groups below the tail | dead: ignored |
 //! | groups of another generation than the segment's | an earlier use of the file: ignored |
 //! | groups behind the end that a later header states | never acknowledged: ignored |
-//! | segment header unreadable | the groups say the same |
+//! | segment header damaged | the groups say the same |
+//! | a block that the device does not give back | damage like any other: reported, the rest is kept |
+//! | more such blocks than `limits::UNREADABLE_BLOCKS`, or a segment of nothing else | [`RecoveryError`]: nothing is touched |
 //! | seal and index whole | the index stands for the groups: all of them are durable |
 //! | no seal, or a damaged one; a damaged index | the groups are read; damage to the index is reported |
 //! | a seal in a segment that a later header closes | the groups are read up to that end |
 //! | no header and no groups | the file is free |
 //! | unknown version, other spool | [`RecoveryError`]: nothing is touched |
+mod history;
 mod merge;
 mod replay;
 mod scan;
+mod window;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 
-use super::format::{Closes, GroupHeader, SegmentHeader};
+use super::format::{Closes, SegmentHeader};
 use super::live::LiveTable;
 use super::reader::Hold;
 use super::seal::{Seal, entries};
 use super::segments::{FreeFile, Segment};
 use super::{FileIndex, Generation, GroupSeq, LogConfig, MessageId};
+use crate::limits;
+use history::History;
 use merge::{Found, Merge};
 pub use replay::Replay;
-use scan::{Identified, Scan, Window};
+use scan::{Identified, Scan};
+use window::Window;
 
 /// Sequence numbers left out after a recovery: more than a dead writer can have had in flight unseen.
 const SEQ_GAP: u64 = 1 << 16;
@@ -47,7 +54,18 @@ pub trait SegmentSource {
     /// Length of a file.
     fn bytes(&mut self, file: FileIndex) -> io::Result<u64>;
     /// Fills `buf` from `offset`. Never asked past the file's length.
-    fn read_at(&mut self, file: FileIndex, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+    fn read_at(&mut self, file: FileIndex, offset: u64, buf: &mut [u8]) -> Result<(), ReadFault>;
+}
+
+/// Why bytes were not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadFault {
+    /// The device does not give back some of those asked for. It may well give back their neighbours.
+    #[error("{0}")]
+    Damaged(io::Error),
+    /// The file cannot be read.
+    #[error("{0}")]
+    Failed(io::Error),
 }
 
 /// How much of a log is read.
@@ -94,15 +112,31 @@ pub enum Damage {
 pub enum Finding {
     /// Bytes that were durable are not what was written. What else they held is unknown.
     Damaged { file: FileIndex, offset: u32, damage: Damage },
-    /// Groups that were durable are not there: a damaged header, or a missing segment.
-    Missing { from: GroupSeq, below: GroupSeq },
+    /// Groups that were durable are not there: a damaged header, or a missing segment. They lay behind the
+    /// end of one group and in front of the start of another, where those are known.
+    Missing { from: GroupSeq, below: GroupSeq, after: Option<Spot>, before: Option<Spot> },
+    /// The device does not give these bytes back. What is lost by it is a finding of its own.
+    Unreadable { file: FileIndex, offset: u32, bytes: u32 },
     /// A message that must not be delivered by this version. It stays in the log.
     Held { id: MessageId, hold: Hold },
-    /// The header of a segment is unreadable. Nothing is lost by it.
+    /// The header of a segment is damaged. Nothing is lost by it.
     HeaderLost { file: FileIndex, generation: Generation },
     /// The index of a sealed segment is damaged, or leaves out what the segment holds. Nothing is lost by
     /// it: the segment was read from end to end.
-    IndexLost { file: FileIndex, generation: Generation },
+    IndexLost { file: FileIndex, generation: Generation, offset: u32 },
+}
+
+/// A byte of a segment file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Spot {
+    pub file: FileIndex,
+    pub offset: u32,
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "byte {} of segment {}", self.offset, self.file.0)
+    }
 }
 
 impl fmt::Display for Finding {
@@ -116,15 +150,25 @@ impl fmt::Display for Finding {
                     Damage::Record(id) => write!(f, "the record of message {id} makes no sense"),
                 }
             }
-            Finding::Missing { from, below } => {
-                write!(f, "groups {} to {} were durable and are missing", from.0, below.0 - 1)
+            Finding::Missing { from, below, after, before } => {
+                write!(f, "groups {} to {} were durable and are missing", from.0, below.0 - 1)?;
+                match (after, before) {
+                    (Some(after), Some(before)) => write!(f, ", between {after} and {before}"),
+                    (Some(after), None) => write!(f, ", behind {after}"),
+                    (None, Some(before)) => write!(f, ", in front of {before}"),
+                    (None, None) => Ok(()),
+                }
+            }
+            Finding::Unreadable { file, offset, bytes } => {
+                write!(f, "{bytes} bytes of segment {} at byte {offset} cannot be read", file.0)
             }
             Finding::Held { id, hold } => write!(f, "message {id} is held: {hold}"),
             Finding::HeaderLost { file, generation } => {
-                write!(f, "segment {} (generation {}) has lost its header", file.0, generation.0)
+                write!(f, "the header of segment {} (generation {}) is damaged", file.0, generation.0)
             }
-            Finding::IndexLost { file, generation } => {
-                write!(f, "the index of segment {} (generation {}) is damaged", file.0, generation.0)
+            Finding::IndexLost { file, generation, offset } => {
+                let (file, generation) = (file.0, generation.0);
+                write!(f, "the index of segment {file} (generation {generation}) at byte {offset} is damaged")
             }
         }
     }
@@ -135,6 +179,17 @@ impl fmt::Display for Finding {
 pub enum RecoveryError {
     #[error("segment {} cannot be read: {error}", .file.0)]
     Io { file: FileIndex, error: io::Error },
+    #[error(
+        "more than {} blocks cannot be read, of segment {} the last: {error}; the device is failing: copy \
+         the spool to another one with a tool that puts zeros for what it cannot read, and start there",
+        limits::UNREADABLE_BLOCKS, .file.0
+    )]
+    Failing { file: FileIndex, error: io::Error },
+    #[error(
+        "no block of segment {} can be read; look after the device: if the segment is given up for lost, move \
+         its file out of the log", .0.0
+    )]
+    Lost(FileIndex),
     #[error("the segment files cannot be listed: {0}")]
     List(io::Error),
     #[error("segment {} has format version {version}, written by another release", .file.0)]
@@ -147,65 +202,19 @@ pub enum RecoveryError {
     Twice(FileIndex, FileIndex),
 }
 
-/// What one run of a writer says of itself.
-#[derive(Debug, Default)]
-struct Run {
-    durable_below: GroupSeq,
-    /// Sequences found, as ranges [from, below), in order.
-    found: Vec<(u64, u64)>,
-}
-
-/// What the headers say, over all groups.
-#[derive(Debug, Default)]
-struct History {
-    runs: BTreeMap<GroupSeq, Run>,
-    tail: GroupSeq,
-    highest_seq: Option<GroupSeq>,
-    last_id: Option<MessageId>,
-}
-
-impl History {
-    fn group(&mut self, header: &GroupHeader) {
-        self.tail = self.tail.max(header.tail);
-        self.last_id = self.last_id.max(header.last_id);
-        self.highest_seq = self.highest_seq.max(Some(header.seq));
-        let run = self.runs.entry(header.run).or_default();
-        run.durable_below = run.durable_below.max(header.durable_below);
-        match run.found.last_mut() {
-            Some((_, below)) if *below == header.seq.0 => *below += 1,
-            _ => run.found.push((header.seq.0, header.seq.0 + 1)),
+impl RecoveryError {
+    /// The segment that the error is about.
+    pub fn file(&self) -> Option<FileIndex> {
+        match *self {
+            RecoveryError::List(_) => None,
+            RecoveryError::Io { file, .. }
+            | RecoveryError::Failing { file, .. }
+            | RecoveryError::Lost(file)
+            | RecoveryError::Version { file, .. }
+            | RecoveryError::Foreign { file }
+            | RecoveryError::UnknownRecord { file, .. }
+            | RecoveryError::Twice(file, _) => Some(file),
         }
-    }
-    /// The groups of a sealed segment: all there, all durable.
-    fn sealed(&mut self, seal: &Seal) {
-        self.tail = self.tail.max(seal.tail);
-        self.last_id = self.last_id.max(seal.last_id);
-        self.highest_seq = self.highest_seq.max(Some(seal.last_seq));
-        let below = GroupSeq(seal.last_seq.0 + 1);
-        let run = self.runs.entry(seal.run).or_default();
-        run.durable_below = run.durable_below.max(below);
-        run.found.push((seal.first_seq.0, below.0));
-    }
-    /// Whether the group was durable for all that its own run knew.
-    fn was_durable(&self, seq: GroupSeq) -> bool {
-        self.runs.range(..=seq).next_back().is_some_and(|(_, run)| seq < run.durable_below)
-    }
-    /// Durable groups that were not found.
-    fn missing(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
-        for (first, run) in &self.runs {
-            let mut next = first.0.max(self.tail.0);
-            let mut found = run.found.clone();
-            found.sort_unstable();
-            for (from, below) in found.into_iter().chain([(run.durable_below.0, run.durable_below.0)]) {
-                let end = from.min(run.durable_below.0);
-                if next < end {
-                    findings.push(Finding::Missing { from: GroupSeq(next), below: GroupSeq(end) });
-                }
-                next = next.max(below);
-            }
-        }
-        findings
     }
 }
 
@@ -247,7 +256,7 @@ pub fn recover(
             Some(span) => span,
             None if guards || used.closed => (GroupSeq(behind.0 + 1), behind),
             None => {
-                let reusable = bytes == config.segment_bytes;
+                let reusable = scan.reusable(file, bytes);
                 free.push_back(FreeFile { file, last_seq: GroupSeq(0), reusable });
                 continue;
             }
@@ -264,13 +273,15 @@ pub fn recover(
             pins: 0,
         });
     }
+    findings.append(&mut scan.window().findings(config));
     findings.append(&mut scan.damage_of(&history));
     findings.append(&mut history.missing());
     let merged = merge.finish(&history, segments.iter(), &mut findings);
     replay.keep_live(&merged.live);
+    replay.expect(scan.window());
     // Only the oldest dead ones are free: what lies behind a live message may hold its outcomes.
     while let Some(segment) = segments.front().filter(|s| merged.live.count_in(s.generation) == 0) {
-        let reusable = segment.bytes == config.segment_bytes;
+        let reusable = scan.reusable(segment.file, segment.bytes);
         free.push_back(FreeFile { file: segment.file, last_seq: segment.last_seq, reusable });
         segments.pop_front();
     }
@@ -294,13 +305,12 @@ fn identify(
             Identified::Free { reusable } => {
                 free.push_back(FreeFile { file, last_seq: GroupSeq(0), reusable });
             }
-            Identified::Segment { generation, header, bytes } => {
-                match &header {
-                    Some(header) => {
-                        history.tail = history.tail.max(header.tail);
-                        history.last_id = history.last_id.max(header.last_id);
-                    }
-                    None => findings.push(Finding::HeaderLost { file, generation }),
+            Identified::Segment { generation, header, whole, bytes } => {
+                if let Some(header) = &header {
+                    history.segment(header);
+                }
+                if !whole {
+                    findings.push(Finding::HeaderLost { file, generation });
                 }
                 used.push(Used { file, generation, bytes, header, end: bytes, closed: false });
             }
@@ -339,11 +349,11 @@ fn read(
     };
     if let (Some(seal), Reading::Indexed) = (&seal, reading) {
         if let Some(index) = scan.index(file, seal, bytes)? {
-            history.sealed(seal);
+            history.sealed(file, seal);
             entries(index).flatten().for_each(|entry| merge.found(&Found::indexed(file, seal, &entry)));
             return Ok((Some((seal.first_seq, seal.last_seq)), Some(*seal)));
         }
-        findings.push(Finding::IndexLost { file, generation });
+        findings.push(Finding::IndexLost { file, generation, offset: seal.index_offset });
     }
     if seal.is_some() && reading == Reading::Whole {
         scan.expect_index(generation);
@@ -352,7 +362,7 @@ fn read(
     if let (Some(seal), Reading::Whole) = (&seal, reading)
         && !scan.index_agrees(file, seal, bytes)?
     {
-        findings.push(Finding::IndexLost { file, generation });
+        findings.push(Finding::IndexLost { file, generation, offset: seal.index_offset });
     }
     Ok((span, None))
 }

@@ -8,4 +8,5 @@ mod exhaustive;
 mod failure;
 mod operator;
 mod random;
+mod unreadable;
 mod world;

@@ -6,12 +6,12 @@
 //! `limits::QUARANTINE_BYTES`; failing to save never stops the server. Must not: judge, or touch the log.
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::spool_dir::{quarantine_path, segment_path};
+use super::spool_dir::{SegmentFiles, quarantine_path};
 use crate::limits;
-use crate::spool::{Damage, FileIndex, Finding};
+use crate::spool::{Damage, FileIndex, Finding, ReadFault, SegmentSource};
 
 /// Bytes read for a damaged record whose length nobody knows: the largest that a record can have.
 const RECORD_BYTES: usize = limits::COMMIT_BUFFER_BYTES;
@@ -72,11 +72,12 @@ fn checksum(bytes: &[u8]) -> u32 {
     xxhash_rust::xxh3::xxh3_64(bytes) as u32
 }
 
-fn read_at_most(dir: &Path, file: FileIndex, offset: u32) -> io::Result<Vec<u8>> {
-    let file = fs::File::open(segment_path(dir, file))?;
-    let left = file.metadata()?.len().saturating_sub(offset.into());
+/// What can be read of a damaged record; zeros stand for the rest.
+fn read_at_most(dir: &Path, file: FileIndex, offset: u32) -> Result<Vec<u8>, ReadFault> {
+    let mut source = SegmentFiles::new(dir.to_owned());
+    let left = source.bytes(file).map_err(ReadFault::Failed)?.saturating_sub(offset.into());
     let mut bytes = vec![0; (left as usize).min(RECORD_BYTES)];
-    file.read_exact_at(&mut bytes, offset.into())?;
+    source.read_around(file, offset.into(), &mut bytes)?;
     Ok(bytes)
 }
 

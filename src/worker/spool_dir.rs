@@ -6,14 +6,15 @@
 //! segments' content.
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
 use crate::clock;
-use crate::ring::FileLock;
-use crate::spool::{FileIndex, SegmentSource, SpoolIdentity};
+use crate::limits;
+use crate::ring::{self, FileLock};
+use crate::spool::{FileIndex, ReadFault, SegmentSource, SpoolIdentity};
 
 const IDENTITY: &str = "identity";
 const IDENTITY_COPY: &str = "identity.copy";
@@ -215,7 +216,7 @@ fn write_identity(path: &Path) -> anyhow::Result<SpoolIdentity> {
         file.sync_all()?;
         fs::rename(&fresh, &target)?;
     }
-    crate::ring::sync_directory(path)?;
+    ring::sync_directory(path)?;
     Ok(identity)
 }
 
@@ -227,6 +228,27 @@ pub struct SegmentFiles {
 impl SegmentFiles {
     pub fn new(dir: PathBuf) -> SegmentFiles {
         SegmentFiles { dir }
+    }
+
+    /// Reads what can be read, and puts zeros for the blocks that cannot.
+    pub fn read_around(&mut self, file: FileIndex, offset: u64, buf: &mut [u8]) -> Result<(), ReadFault> {
+        match self.read_at(file, offset, buf) {
+            Err(ReadFault::Damaged(_)) => {}
+            other => return other,
+        }
+        let mut at = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let block = limits::BLOCK_BYTES - at as usize % limits::BLOCK_BYTES;
+            let (piece, behind) = rest.split_at_mut(block.min(rest.len()));
+            match self.read_at(file, at, piece) {
+                Err(ReadFault::Damaged(_)) => piece.fill(0),
+                other => other?,
+            }
+            at += piece.len() as u64;
+            rest = behind;
+        }
+        Ok(())
     }
 }
 
@@ -254,9 +276,12 @@ impl SegmentSource for SegmentFiles {
         Ok(fs::metadata(segment_path(&self.dir, file))?.len())
     }
 
-    fn read_at(&mut self, file: FileIndex, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        use std::os::unix::fs::FileExt;
-        fs::File::open(segment_path(&self.dir, file))?.read_exact_at(buf, offset)
+    fn read_at(&mut self, file: FileIndex, offset: u64, buf: &mut [u8]) -> Result<(), ReadFault> {
+        let opened = fs::File::open(segment_path(&self.dir, file)).map_err(ReadFault::Failed)?;
+        opened.read_exact_at(buf, offset).map_err(|error| match ring::is_medium_error(&error) {
+            true => ReadFault::Damaged(error),
+            false => ReadFault::Failed(error),
+        })
     }
 }
 

@@ -134,7 +134,10 @@ fn report(setup: &HomeSetup, dir: &Path, findings: &[Finding]) -> u64 {
     for finding in findings {
         match finding {
             Finding::Held { .. } => tracing::warn!(log, "recovery: {finding}"),
-            Finding::Missing { .. } | Finding::HeaderLost { .. } | Finding::IndexLost { .. } => {
+            Finding::Missing { .. }
+            | Finding::Unreadable { .. }
+            | Finding::HeaderLost { .. }
+            | Finding::IndexLost { .. } => {
                 damaged += 1;
                 tracing::error!(log, "recovery: {finding}");
             }

@@ -12,8 +12,8 @@ use super::view::DamageView;
 use crate::limits;
 use crate::mail::envelope::BodyForm;
 use crate::spool::{
-    Finding, LiveMessage, LogConfig, ReadError, Reading, RecoveredLog, RecoveryError, SegmentSource, Slot,
-    SpoolIdentity, StoredMessage, decode_message, recover,
+    Finding, LiveMessage, LogConfig, ReadError, ReadFault, Reading, RecoveredLog, RecoveryError,
+    SegmentSource, Slot, SpoolIdentity, StoredMessage, decode_message, recover,
 };
 use crate::worker::spool_dir::{self, SegmentFiles, log_path};
 
@@ -46,7 +46,7 @@ impl OfflineSpool {
 
     /// Reads a log. A segment that a running server deletes or starts to use meanwhile makes the reading
     /// fail; it is then begun anew, a few times.
-    pub fn read_log(&self, number: u16, reading: Reading) -> anyhow::Result<OfflineLog> {
+    pub fn read_log(&self, number: u16, reading: Reading) -> Result<OfflineLog, RecoveryError> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -54,7 +54,7 @@ impl OfflineSpool {
                 Ok(log) => return Ok(log),
                 Err(RecoveryError::Io { .. } | RecoveryError::Twice(..))
                     if tries < limits::OFFLINE_READ_TRIES => {}
-                Err(error) => return Err(error).with_context(|| format!("log {number}")),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -105,9 +105,9 @@ impl OfflineLog {
         let mut extents = Vec::with_capacity(plan.extents.len());
         for extent in &plan.extents {
             let mut bytes = vec![0; extent.bytes as usize];
-            self.source
-                .read_at(extent.file, extent.offset.into(), &mut bytes)
-                .map_err(|error| ReadError::Io(error.kind()))?;
+            self.source.read_at(extent.file, extent.offset.into(), &mut bytes).map_err(
+                |(ReadFault::Damaged(error) | ReadFault::Failed(error))| ReadError::Io(error.kind()),
+            )?;
             extents.push(bytes);
         }
         let slices: Vec<&[u8]> = extents.iter().map(|bytes| &bytes[..]).collect();

@@ -11,7 +11,9 @@ use super::offline::{self, OfflineLog};
 use crate::control::Timestamp;
 use crate::mail::envelope::{BodyKind, Notify, Return};
 use crate::mail::text::printable;
-use crate::spool::{Damage, Finding, LiveMessage, ReadError, RecipientState, StoredMessage, Tries};
+use crate::spool::{
+    Damage, Finding, LiveMessage, ReadError, RecipientState, RecoveryError, StoredMessage, Tries,
+};
 
 /// `spool verify`.
 #[derive(Default, Serialize)]
@@ -26,7 +28,8 @@ pub struct VerifyView {
 #[derive(PartialEq, Serialize)]
 pub struct DamageView {
     pub log: Option<u16>,
-    /// Number of the segment file.
+    /// Number of the segment file; of records that are missing, the one in which they should begin, or that
+    /// in front of it.
     pub segment: Option<u32>,
     /// In the segment file.
     pub offset: Option<u32>,
@@ -46,9 +49,14 @@ impl DamageView {
                 (Some(file.0), Some(*offset), id)
             }
             Finding::HeaderLost { file, .. } => (Some(file.0), Some(0), None),
-            Finding::IndexLost { file, .. } => (Some(file.0), None, None),
+            Finding::IndexLost { file, offset, .. } | Finding::Unreadable { file, offset, .. } => {
+                (Some(file.0), Some(*offset), None)
+            }
             Finding::Held { id, .. } => (None, None, Some(id.to_string())),
-            Finding::Missing { .. } => (None, None, None),
+            Finding::Missing { after, before, .. } => {
+                let spot = after.or(*before);
+                (spot.map(|spot| spot.file.0), spot.map(|spot| spot.offset), None)
+            }
         };
         DamageView { log: Some(log), segment, offset, id, what: finding.to_string() }
     }
@@ -64,6 +72,12 @@ impl DamageView {
             id: Some(message.id.to_string()),
             what,
         }
+    }
+
+    /// A log that cannot be read.
+    pub fn of_log(log: u16, error: &RecoveryError) -> DamageView {
+        let segment = error.file().map(|file| file.0);
+        DamageView { log: Some(log), segment, offset: None, id: None, what: error.to_string() }
     }
 
     /// A file of the spool that is no segment.

@@ -177,3 +177,12 @@ fn the_lock_outlives_its_handle_while_a_request_is_in_flight() {
         assert_eq!(try_lock(), Ok(()), "nothing in flight, nothing locked");
     });
 }
+
+#[test]
+fn only_what_the_medium_does_not_give_back_counts_as_damaged() {
+    use rustix::io::Errno;
+    let is_damage = |errno: Errno| is_medium_error(&io::Error::from_raw_os_error(errno.raw_os_error()));
+    assert!([Errno::IO, Errno::NODATA, Errno::UCLEAN].into_iter().all(is_damage));
+    assert!(![Errno::NOENT, Errno::MFILE, Errno::ACCESS, Errno::NOMEM].into_iter().any(is_damage));
+    assert!(!is_medium_error(&io::ErrorKind::UnexpectedEof.into()));
+}

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use super::{Damage, Finding, History};
+use super::history::History;
+use super::{Damage, Finding};
 use crate::spool::change::{self, Change, Standings};
 use crate::spool::envelope;
 use crate::spool::group::FrameKind;

@@ -7,7 +7,8 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::merge::Found;
-use super::scan::{Scan, Window};
+use super::scan::Scan;
+use super::window::Window;
 use super::{RecoveryError, SegmentSource};
 use crate::limits;
 use crate::spool::envelope;
@@ -40,6 +41,11 @@ pub struct Replay {
 }
 
 impl Replay {
+    /// Reads what was read before, and left out what could not be.
+    pub(super) fn expect(&mut self, window: &Window) {
+        self.window = window.again();
+    }
+
     pub(super) fn add(&mut self, file: FileIndex, generation: Generation, end: u32, seal: Option<Seal>) {
         self.parts.push_back(Part { file, generation, end, seal });
     }

@@ -3,9 +3,10 @@
 //! Owns: telling what a file is, walking its groups, and looking for the next one behind a hole.
 //! Promises: groups are accepted only with the right key at the right offset, so nothing in a body is
 //! ever taken for one. Must not: read what frames mean.
+use super::history::History;
 use super::merge::Found;
-use super::{Damage, Finding, History, RecoveryError, SegmentSource};
-use crate::limits;
+use super::window::Window;
+use super::{Damage, Finding, RecoveryError, SegmentSource};
 use crate::spool::checksum::Key;
 use crate::spool::format::{BadHeader, GROUP_HEADER_BYTES, GroupHeader, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::spool::group::{FLAG_SKIPPABLE, FRAME_VERSION, FrameKind, frames};
@@ -14,8 +15,16 @@ use crate::spool::{FileIndex, Generation, GroupSeq, LogConfig, MessageId, Place}
 
 /// What a file is.
 pub(super) enum Identified {
-    Free { reusable: bool },
-    Segment { generation: Generation, header: Option<SegmentHeader>, bytes: u32 },
+    Free {
+        reusable: bool,
+    },
+    /// `whole` is whether the header is as it was written.
+    Segment {
+        generation: Generation,
+        header: Option<SegmentHeader>,
+        whole: bool,
+        bytes: u32,
+    },
 }
 
 /// A frame that is not what was written; whether that is a crash or corruption is known at the end.
@@ -35,20 +44,15 @@ pub(super) struct Scan<'a> {
     indexer: Option<Indexer>,
 }
 
-/// A piece of a file in memory.
-#[derive(Debug, Default)]
-pub(super) struct Window {
-    file: Option<FileIndex>,
-    offset: u64,
-    bytes: Vec<u8>,
-}
-
 impl<'a> Scan<'a> {
     pub(super) fn new(config: &'a LogConfig, source: &'a mut dyn SegmentSource, window: Window) -> Scan<'a> {
         Scan { config, source, window, suspects: Vec::new(), indexer: None }
     }
     pub(super) fn into_window(self) -> Window {
         self.window
+    }
+    pub(super) fn window(&self) -> &Window {
+        &self.window
     }
 
     fn length(&mut self, file: FileIndex) -> Result<u32, RecoveryError> {
@@ -57,28 +61,17 @@ impl<'a> Scan<'a> {
         Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 
-    /// `bytes` bytes at `offset`, which must lie within the file's `end`. Reads ahead.
+    /// See [`Window::load`].
     fn load(&mut self, file: FileIndex, offset: u32, bytes: u32, end: u32) -> Result<(), RecoveryError> {
-        let (from, to) = (u64::from(offset), u64::from(offset) + u64::from(bytes));
-        let window = &mut self.window;
-        let held = window.file == Some(file)
-            && window.offset <= from
-            && to <= window.offset + window.bytes.len() as u64;
-        if held {
-            return Ok(());
-        }
-        let ahead = bytes.max(limits::RECOVERY_READ_BYTES as u32).min(end - offset);
-        window.file = None;
-        window.bytes.resize(ahead as usize, 0);
-        self.source
-            .read_at(file, from, &mut window.bytes)
-            .map_err(|error| RecoveryError::Io { file, error })?;
-        (window.file, window.offset) = (Some(file), from);
-        Ok(())
+        self.window.load(self.source, self.config, file, (offset, bytes, end))
     }
     fn slice(&self, offset: u32, bytes: u32) -> &[u8] {
-        let start = (u64::from(offset) - self.window.offset) as usize;
-        &self.window.bytes[start..start + bytes as usize]
+        self.window.slice(offset, bytes)
+    }
+
+    /// Whether a file that holds nothing needs only a header to be used again.
+    pub(super) fn reusable(&self, file: FileIndex, bytes: u32) -> bool {
+        bytes == self.config.segment_bytes && self.window.unreadable_in(file) == 0
     }
 
     /// What a file is, by its header or, where that is lost, by its newest group.
@@ -89,25 +82,42 @@ impl<'a> Scan<'a> {
         }
         let first = bytes.min(self.config.block_bytes);
         self.load(file, 0, first, first)?;
-        match SegmentHeader::decode(self.slice(0, first), self.config.identity, self.config.log) {
-            Ok(header) => {
+        let header = SegmentHeader::decode(self.slice(0, first), self.config.identity, self.config.log);
+        match header {
+            Ok((header, whole)) => {
                 let generation = header.generation;
-                Ok(Identified::Segment { generation, header: Some(header), bytes })
+                Ok(Identified::Segment { generation, header: Some(header), whole, bytes })
             }
-            Err(BadHeader::Foreign) => Err(RecoveryError::Foreign { file }),
             Err(BadHeader::Version(version)) => Err(RecoveryError::Version { file, version }),
-            Err(BadHeader::Invalid) => {
-                let mut newest = None;
-                let mut offset = self.config.block_bytes;
-                while let Some(header) = self.find_group(file, offset, bytes, None)? {
-                    newest = newest.max(Some(header.generation));
-                    offset = header.offset + self.config.block_bytes;
-                }
-                Ok(match newest {
-                    Some(generation) => Identified::Segment { generation, header: None, bytes },
-                    None => Identified::Free { reusable: bytes == self.config.segment_bytes },
-                })
+            Err(bad) => self.identify_by_groups(file, bytes, bad),
+        }
+    }
+
+    /// Nothing vouches for the header: groups that are ours say more than what it claims to be.
+    fn identify_by_groups(
+        &mut self,
+        file: FileIndex,
+        bytes: u32,
+        bad: BadHeader,
+    ) -> Result<Identified, RecoveryError> {
+        let mut newest = None;
+        let mut offset = self.config.block_bytes;
+        while let Some(header) = self.find_group(file, offset, bytes, None)? {
+            newest = newest.max(Some(header.generation));
+            offset = header.offset + self.config.block_bytes;
+        }
+        match (newest, bad) {
+            (Some(generation), _) => {
+                Ok(Identified::Segment { generation, header: None, whole: false, bytes })
             }
+            (None, BadHeader::Claims(version)) => Err(RecoveryError::Version { file, version }),
+            (None, BadHeader::Foreign) => Err(RecoveryError::Foreign { file }),
+            (None, _)
+                if self.window.unreadable_in(file) as u32 >= bytes.div_ceil(self.config.block_bytes) =>
+            {
+                Err(RecoveryError::Lost(file))
+            }
+            (None, _) => Ok(Identified::Free { reusable: self.reusable(file, bytes) }),
         }
     }
 
@@ -196,7 +206,7 @@ impl<'a> Scan<'a> {
         let mut span: Option<(GroupSeq, GroupSeq)> = None;
         let mut offset = self.config.block_bytes;
         while let Some((header, next)) = self.group(file, generation, (offset, end), sink)? {
-            history.group(&header);
+            history.group(file, &header);
             let (first, last) = span.unwrap_or((header.seq, header.seq));
             span = Some((first.min(header.seq), last.max(header.seq)));
             offset = next;
@@ -232,8 +242,7 @@ impl<'a> Scan<'a> {
         sink: &mut dyn FnMut(&Found<'_>),
     ) -> Result<(), RecoveryError> {
         let mut bad = Vec::new();
-        let start = (u64::from(header.offset) - self.window.offset) as usize;
-        let group = &self.window.bytes[start..start + bytes as usize];
+        let group = self.window.slice(header.offset, bytes);
         for frame in frames(group, header, key) {
             let frame = match frame {
                 Ok(frame) => frame,
@@ -278,8 +287,8 @@ impl<'a> Scan<'a> {
     }
 
     /// The damaged frames that were durable and may matter.
-    pub(super) fn damage_of(self, history: &History) -> Vec<Finding> {
-        let judged = self.suspects.into_iter();
+    pub(super) fn damage_of(&mut self, history: &History) -> Vec<Finding> {
+        let judged = std::mem::take(&mut self.suspects).into_iter();
         judged
             .filter(|s| s.seq >= history.tail && history.was_durable(s.seq))
             .map(|s| Finding::Damaged { file: s.file, offset: s.offset, damage: Damage::Frame(s.bytes) })

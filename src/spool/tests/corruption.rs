@@ -90,8 +90,18 @@ fn a_damaged_group_header_costs_its_group() {
             all.iter().copied().filter(|id| frames.iter().all(|(lost, ..)| lost != id)).collect();
         assert_eq!(left, wanted);
         let durable = groups(&damaged).iter().any(|g| g.1.durable_below > header.seq);
-        let missing = Finding::Missing { from: header.seq, below: GroupSeq(header.seq.0 + 1) };
-        assert_eq!(findings, if durable { vec![missing] } else { Vec::new() });
+        let gone = Spot { file, offset: header.offset };
+        match &findings[..] {
+            [] => assert!(!durable),
+            [Finding::Missing { from, below, after, before }] => {
+                assert!(durable && *from == header.seq && below.0 == from.0 + 1);
+                // Where it stood is one of the two places that are told, or between them.
+                assert!(after.is_some() || before.is_some());
+                assert!(after.is_none_or(|at| at == gone || at.file != file), "{after:?} for {gone:?}");
+                assert!(before.is_none_or(|at| at > gone || at.file != file), "{before:?} for {gone:?}");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -122,7 +132,7 @@ fn a_lost_segment_header_loses_nothing() {
 fn seals(disk: &Disk) -> Vec<(FileIndex, seal::Seal)> {
     let found = disk.files.iter().filter_map(|(file, bytes)| {
         let at = bytes.len() - BLOCK as usize;
-        let header = format::SegmentHeader::decode(bytes, config().identity, config().log).ok()?;
+        let (header, _) = format::SegmentHeader::decode(bytes, config().identity, config().log).ok()?;
         Some((*file, seal::Seal::decode(&bytes[at..], at as u32, header.generation, &config())?))
     });
     found.collect()
@@ -146,7 +156,8 @@ fn neither_seal_nor_index_is_needed() {
             damaged.files.get_mut(&file).expect("listed")[bytes - BLOCK as usize + at] ^= 2;
             assert_eq!(recovered_by_index(&damaged), (all.clone(), Vec::new()), "byte {at} of the seal");
         }
-        let lost = vec![Finding::IndexLost { file, generation: seal.generation }];
+        let (generation, offset) = (seal.generation, seal.index_offset);
+        let lost = vec![Finding::IndexLost { file, generation, offset }];
         for at in (0..seal.index_bytes).step_by(37) {
             let mut damaged = disk.clone();
             damaged.files.get_mut(&file).expect("listed")[(seal.index_offset + at) as usize] ^= 2;
@@ -212,28 +223,48 @@ fn a_missing_segment_is_noticed() {
     let (_, findings) = recovered(&damaged);
     let seqs = || list.iter().filter(|g| g.0 == file).map(|g| g.1.seq.0);
     let (first, last) = (seqs().min().expect("some"), seqs().max().expect("some"));
-    assert_eq!(findings, [Finding::Missing { from: GroupSeq(first), below: GroupSeq(last + 1) }]);
+    let (from, below) = (GroupSeq(first), GroupSeq(last + 1));
+    let next = list.iter().find(|g| g.1.seq == below).expect("it is not the last");
+    let before = Some(Spot { file: next.0, offset: next.1.offset });
+    assert_eq!(findings, [Finding::Missing { from, below, after: None, before }]);
 }
 
 #[test]
 fn other_versions_and_other_spools_are_refused() {
     let (_, disk) = settled();
     let (file, header, _) = groups(&disk).remove(0);
-    let edit = |at: usize, value: u8| {
+    let refusal = |edit: &dyn Fn(&mut Vec<u8>)| {
         let mut damaged = disk.clone();
-        damaged.files.get_mut(&file).expect("listed")[at] = value;
-        recover(&config(), &mut damaged, Reading::Whole).expect_err("refused").to_string()
+        edit(damaged.files.get_mut(&file).expect("listed"));
+        recover(&config(), &mut damaged, Reading::Whole).map(|_| ()).expect_err("refused").to_string()
     };
-    assert!(edit(8, 2).contains("format version 2"));
-    assert!(edit(16, 9).contains("another spool"));
+    // A header that a later release wrote says so with its checksum, whatever stands behind it.
+    let key = checksum::Key::derive(config().identity, config().log, header.generation);
+    let later = refusal(&|bytes| {
+        put(bytes, 8, &2u16.to_le_bytes());
+        let sum = key.sum(checksum::Domain::Segment, 0, &bytes[..88]);
+        put(bytes, 88, &sum.to_le_bytes());
+    });
+    assert!(later.contains("format version 2"), "{later}");
+    // One that nothing vouches for is believed where no group is ours.
+    let unvouched = refusal(&|bytes| {
+        bytes[BLOCK as usize..].fill(0);
+        (bytes[8], bytes[40]) = (2, bytes[40] ^ 1);
+    });
+    assert!(unvouched.contains("format version 2"), "{unvouched}");
+    let other = LogConfig { identity: SpoolIdentity { id: 9, secret: 9 }, ..config() };
+    for stranger in [other, LogConfig { log: 4, ..config() }] {
+        let refused = recover(&stranger, &mut disk.clone(), Reading::Whole).map(|_| ()).expect_err("refused");
+        assert!(refused.to_string().contains("another spool"), "{refused}");
+    }
     let mut damaged = disk.clone();
     let bytes = damaged.files.get_mut(&file).expect("listed");
     let at = header.offset as usize;
     put(bytes, at + 8, &7u16.to_le_bytes());
-    let key = checksum::Key::derive(config().identity, config().log, header.generation);
     let sum = key.sum(checksum::Domain::Group, header.offset, &bytes[at..at + 88]);
     put(bytes, at + 88, &sum.to_le_bytes());
-    let error = recover(&config(), &mut damaged, Reading::Whole).expect_err("refused").to_string();
+    let error =
+        recover(&config(), &mut damaged, Reading::Whole).map(|_| ()).expect_err("refused").to_string();
     assert!(error.contains("format version 7"), "{error}");
 }
 
@@ -343,4 +374,29 @@ fn copy_forward_of_a_damaged_message_ends_it_loudly() {
     assert!(world.log.live().find(id).is_none());
     assert!(!recovered(&world.disk).0.contains(&id));
     assert_eq!(world.log.stats().quarantined, 1);
+}
+
+/// A flipped bit is the smallest damage there is: it keeps nobody from his mail.
+#[test]
+fn any_flipped_bit_of_a_header_block_loses_nothing() {
+    let mut world = World::new(2);
+    for _ in 0..300 {
+        world.step();
+    }
+    world.quiesce();
+    let (all, findings) = recovered_by_index(&world.disk);
+    assert!(!all.is_empty() && findings.is_empty());
+    for file in world.disk.files.keys() {
+        // Behind the fields there is nothing that is looked at.
+        for bit in (0..96 * 8).chain((96 * 8..BLOCK as usize * 8).step_by(61)) {
+            let mut damaged = world.disk.clone();
+            damaged.files.get_mut(file).expect("listed")[bit / 8] ^= 1 << (bit % 8);
+            let (left, findings) = recovered_by_index(&damaged);
+            assert_eq!(left, all, "bit {bit} of {file:?}");
+            assert!(
+                matches!(findings[..], [] | [Finding::HeaderLost { .. }]),
+                "bit {bit} of {file:?}: {findings:?}"
+            );
+        }
+    }
 }

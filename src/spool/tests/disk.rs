@@ -1,9 +1,9 @@
 //! A disk that keeps what was synced, and of the rest what chance leaves.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::clock::Rng;
-use crate::spool::{FileIndex, SegmentSource};
+use crate::spool::{Extent, FileIndex, ReadFault, SegmentSource};
 
 pub(super) const SECTOR: usize = 512;
 
@@ -11,6 +11,8 @@ pub(super) const SECTOR: usize = 512;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Disk {
     pub(super) files: BTreeMap<FileIndex, Vec<u8>>,
+    /// Sectors that are not given back, by their number in the file.
+    pub(super) bad: BTreeSet<(FileIndex, usize)>,
 }
 
 /// A write that was not answered yet.
@@ -22,9 +24,23 @@ pub(super) struct Unsynced {
 }
 
 impl Disk {
+    /// What a read gives, or EIO if a sector in it is bad.
+    pub(super) fn read(&self, file: FileIndex, offset: usize, bytes: usize) -> io::Result<&[u8]> {
+        let (first, last) = (offset / SECTOR, (offset + bytes).div_ceil(SECTOR));
+        match self.bad.range((file, first)..(file, last)).next() {
+            Some(_) => Err(io::Error::from_raw_os_error(5)),
+            None => Ok(&self.files[&file][offset..offset + bytes]),
+        }
+    }
+    pub(super) fn read_extent(&self, extent: &Extent) -> io::Result<&[u8]> {
+        self.read(extent.file, extent.offset as usize, extent.bytes as usize)
+    }
     pub(super) fn write(&mut self, write: &Unsynced) {
         let file = self.files.get_mut(&write.file).expect("groups go to prepared files");
         file[write.offset..write.offset + write.bytes.len()].copy_from_slice(&write.bytes);
+        // What is written finds another place on the medium.
+        let sectors = write.offset / SECTOR..(write.offset + write.bytes.len()).div_ceil(SECTOR);
+        self.bad.retain(|(file, sector)| *file != write.file || !sectors.contains(sector));
     }
     /// Lets the sectors land for which `keep` says so.
     pub(super) fn tear(&mut self, write: &Unsynced, mut keep: impl FnMut(usize) -> bool) {
@@ -52,9 +68,8 @@ impl SegmentSource for Disk {
     fn bytes(&mut self, file: FileIndex) -> io::Result<u64> {
         Ok(self.files[&file].len() as u64)
     }
-    fn read_at(&mut self, file: FileIndex, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let start = offset as usize;
-        buf.copy_from_slice(&self.files[&file][start..start + buf.len()]);
+    fn read_at(&mut self, file: FileIndex, offset: u64, buf: &mut [u8]) -> Result<(), ReadFault> {
+        buf.copy_from_slice(self.read(file, offset as usize, buf.len()).map_err(ReadFault::Damaged)?);
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! A log, the disk under it, and a model of what was promised to whom.
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
 
 use super::disk::{Disk, Unsynced};
 use crate::clock::{Rng, WallTime};
@@ -340,6 +341,7 @@ impl World {
                 }
                 Intent::Delete { file } => {
                     self.disk.files.remove(&file).expect("it was there");
+                    self.disk.bad.retain(|(bad, _)| *bad != file);
                 }
             }
         }
@@ -424,6 +426,7 @@ impl World {
         let ok = !(self.trouble && self.rng.below(6) == 0);
         if new {
             let bytes = if ok { self.config.segment_bytes as usize } else { self.rng.below(9_000) as usize };
+            self.disk.bad.retain(|(bad, _)| *bad != file);
             self.disk.files.insert(file, vec![0; bytes]);
         }
         if ok {
@@ -474,11 +477,8 @@ impl World {
     }
 
     fn read(&self, plan: &ReadPlan) -> Result<StoredMessage, ReadError> {
-        let extents: Vec<&[u8]> = plan
-            .extents
-            .iter()
-            .map(|e| &self.disk.files[&e.file][e.offset as usize..(e.offset + e.bytes) as usize])
-            .collect();
+        let extents: io::Result<Vec<&[u8]>> = plan.extents.iter().map(|e| self.disk.read_extent(e)).collect();
+        let extents = extents.map_err(|error| ReadError::Io(error.kind()))?;
         decode_message(plan, &extents, self.config.identity)
     }
 
