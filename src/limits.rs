@@ -321,6 +321,15 @@ pub const COMMIT_BUFFERS: usize = COMMITS_IN_FLIGHT + 1;
 pub const COPY_BYTES: usize = 32 * 1024;
 /// Fragment buffers of one worker; a session that needs one more waits, which slows its sender.
 pub const FRAGMENT_BUFFERS: usize = 256;
+/// While fragment buffers are short, a session that has not brought [`COPY_BYTES`] in this time gives its own
+/// back and gathers the next piece in ordinary memory: whoever holds half a pool has to send it faster than that.
+pub const FRAGMENT_HOLD_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait for a fragment buffer: with what the ones in front may hold theirs for, hundreds are served
+/// in it.
+pub const FRAGMENT_BUFFER_WAIT: Duration = Duration::from_secs(30);
+/// Fragments of one message that were written before they were full: with more a commit record could outgrow
+/// its buffer.
+pub const SHORT_FRAGMENTS: usize = 1024;
 /// Body bytes in one fragment.
 pub const FRAGMENT_BYTES: usize = 128 * 1024;
 /// Size of a fragment buffer: the body, a block for the record headers, and a block so that the last read

@@ -61,7 +61,7 @@ pub struct Place {
 }
 
 /// The block of addresses that one customer has, as a rule: a /24 of IPv4, a /64 of IPv6.
-fn network(of: IpAddr) -> IpAddr {
+pub(super) fn network(of: IpAddr) -> IpAddr {
     match of {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();

@@ -285,6 +285,7 @@ fn verdicts() {
         (Verdict::NoRoom, "S:452 4.3.1 No room for more mail, try again later\n"),
         (Verdict::Failed, "S:451 4.3.0 The message was not stored, try again later\n"),
         (Verdict::Loop, "S:554 5.4.6 Mail loop: too many Received headers\n"),
+        (Verdict::Busy, "S:451 4.3.2 Too many large messages at a time, try again later\n"),
     ];
     for (verdict, expected) in table {
         let mut driver = Driver::new(true);

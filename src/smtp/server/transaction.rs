@@ -27,6 +27,8 @@ pub enum Verdict {
     Failed,
     /// `554 5.4.6` too many Received headers (RFC 5321 §6.3): the driver's scan found a loop.
     Loop,
+    /// `451 4.3.2` other large messages took all the memory there is for them.
+    Busy,
 }
 
 /// What there is for a transaction that begins now.
@@ -57,6 +59,7 @@ impl Verdict {
             Verdict::NoRoom => Some(NO_ROOM),
             Verdict::Failed => Some("451 4.3.0 The message was not stored, try again later\r\n"),
             Verdict::Loop => Some("554 5.4.6 Mail loop: too many Received headers\r\n"),
+            Verdict::Busy => Some("451 4.3.2 Too many large messages at a time, try again later\r\n"),
         }
     }
 }
