@@ -31,8 +31,14 @@ pub const DEFAULT_MAX_RECIPIENTS: usize = 1000;
 pub const RECIPIENTS_BYTES: usize = 160 * 1024;
 /// What a recipient takes in a record beyond its address.
 pub const RECIPIENT_OVERHEAD_BYTES: usize = 48;
-/// Commands that change nothing (NOOP, RSET, VRFY, HELP, …) in a row before the session is closed:
-/// a client that only talks costs a connection slot.
+/// Recipients that [`RECIPIENTS_BYTES`] has room for whatever their addresses and ORCPT are: what EHLO promises
+/// at most (RFC 9422 §4.2).
+pub const RECIPIENTS_KEPT: usize = 200;
+const _: () = assert!(
+    RECIPIENTS_KEPT * (PATH_BYTES + ORIGINAL_RECIPIENT_BYTES + RECIPIENT_OVERHEAD_BYTES) <= RECIPIENTS_BYTES
+);
+/// Commands that move no mail (NOOP, RSET, VRFY, HELP, …), and messages that are refused, between two accepted
+/// messages before the session is closed: a client that only talks costs a connection slot.
 pub const IDLE_COMMANDS: u32 = 500;
 /// A chunk of a message (BDAT) smaller than this counts among [`IDLE_COMMANDS`]: taking a command out from
 /// between two chunks moves what follows it, which pays only for chunks of some size.
@@ -112,6 +118,11 @@ pub const PEM_FILE_BYTES: u64 = 4 * 1024 * 1024;
 pub const FAILED_LOGINS_PER_SESSION: u32 = 3;
 /// Wait before a failed login is answered: guessing must not be quick.
 pub const FAILED_LOGIN_PAUSE: Duration = Duration::from_secs(2);
+/// Longest wait of a login for those of the same client that are being checked and might use up
+/// [`FAILED_LOGINS_PER_IP`].
+pub const LOGIN_TURN_WAIT: Duration = Duration::from_secs(10);
+/// Wait before it looks again.
+pub const LOGIN_RETRY_WAIT: Duration = Duration::from_millis(50);
 /// Failed logins from one address (a /64 of IPv6) in [`FAILED_LOGIN_WINDOW`] before it may not try.
 pub const FAILED_LOGINS_PER_IP: u32 = 20;
 /// See [`FAILED_LOGINS_PER_IP`].

@@ -99,12 +99,16 @@ impl Talk {
     /// place of their own on the heap, so that a silent session is small.
     pub async fn run(mut self: Box<Self>) -> Ended {
         let ended = self.converse().await;
-        let client = self.client.ip();
-        if !self.worker.shared.may_relay(client) {
-            self.worker.shared.gate.erred(client, self.session.errors(), self.worker.clock.tick());
-        }
+        self.hold_errors_against_client();
         self.wire.end().await;
         ended
+    }
+
+    pub(super) fn hold_errors_against_client(&mut self) {
+        let (client, errors) = (self.client.ip(), self.session.take_errors());
+        if !self.worker.shared.may_relay(client) {
+            self.worker.shared.gate.erred(client, errors, self.worker.clock.tick());
+        }
     }
 
     async fn converse(&mut self) -> Ended {

@@ -75,9 +75,11 @@ impl ServerSession {
             self.idle_commands = 0;
             self.dropped_bytes = 0;
         }
-        push(replies, verdict.refusal().as_slice());
         self.reset();
         self.state = State::Commands;
+        if let Some(refusal) = verdict.refusal() {
+            let _closes = self.idle(replies, refusal);
+        }
     }
 
     /// Forgets the transaction.
@@ -185,7 +187,6 @@ impl ServerSession {
                 let bytes = address.as_str().len() + original.as_ref().map_or(0, |o| o.len());
                 self.recipients_bytes += bytes + limits::RECIPIENT_OVERHEAD_BYTES;
                 recipients.push(Recipient { address, notify, original });
-                self.idle_commands = 0;
                 push(replies, &["250 2.1.5 Ok\r\n"]);
                 return None;
             }
@@ -252,14 +253,9 @@ impl ServerSession {
             (Piece::End(bytes), Some(fault)) => {
                 *consumed += bytes;
                 self.state = State::Commands;
-                push(replies, &[fault.reply()]);
-                None
+                self.idle(replies, fault.reply())
             }
-            (Piece::Endless, _) => {
-                self.state = State::Closed;
-                push(replies, &["421 4.7.0 Too much data behind a refused message\r\n"]);
-                Some(Step::Close)
-            }
+            (Piece::Endless, _) => self.close_for_data(replies),
         }
     }
 }
