@@ -22,6 +22,9 @@ pub struct Verdict {
     pub arrived: u64,
     /// Acknowledged deliveries that did not arrive.
     pub missing: u64,
+    /// What ended the wait for them before its time, if anything: then they may arrive yet.
+    #[serde(default)]
+    pub wait_ended_by: Option<String>,
     pub missing_examples: Vec<String>,
     /// Arrivals beyond the first of a delivery.
     pub duplicates: u64,
@@ -49,8 +52,9 @@ impl fmt::Display for Verdict {
             return write!(f, "all {} acknowledged deliveries arrived exactly once", self.acknowledged);
         }
         write!(f, "of {} acknowledged deliveries {} arrived:", self.acknowledged, self.arrived)?;
+        let missing = if self.wait_ended_by.is_some() { "not arrived yet" } else { "missing" };
         for (what, count, examples) in [
-            ("missing", self.missing, &self.missing_examples),
+            (missing, self.missing, &self.missing_examples),
             ("duplicates", self.duplicates, &self.duplicate_examples),
             ("corrupt", self.corrupt, &self.corrupt_examples),
             ("unexpected", self.unexpected, &self.unexpected_examples),
@@ -64,7 +68,7 @@ impl fmt::Display for Verdict {
                 )?;
             }
         }
-        Ok(())
+        self.wait_ended_by.iter().try_for_each(|reason| write!(f, "; the wait for them ended when {reason}"))
     }
 }
 
@@ -80,6 +84,7 @@ pub fn reconcile(load: &LoadReport, sink: &SinkReport) -> Verdict {
         acknowledged: load.acknowledged.len(),
         arrived: run.arrived.len(),
         missing: missing.len(),
+        wait_ended_by: None,
         missing_examples: examples(&missing),
         duplicates: run.duplicates,
         duplicate_examples: run.duplicate_examples.clone(),

@@ -21,9 +21,10 @@ use crate::sink::{SinkArgs, run_sink, shipped_models};
 /// Exit status of a process that SIGINT ended, as shells count it.
 const INTERRUPTED: i32 = 130;
 
-/// `ringpost load`: runs the source and prints its report. The status is a failure when the run
-/// ended early by an error, or nothing was accepted; with `--sink`, when not all of it arrived exactly
-/// once; with `--search`, when no rate kept the bound.
+/// `ringpost load`: runs the source and prints its report. The status is a failure when not all was sent
+/// that was asked for, by an error, an interruption or a server that took no more, or when nothing was
+/// accepted; with `--sink`, when not all of it arrived exactly once; with `--search`, when no rate kept the
+/// bound or the search was interrupted.
 /// `ringpost load compare` prints a comparison of reports instead.
 pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     if let Some(LoadAction::Compare(args)) = &args.action {
@@ -50,8 +51,7 @@ pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
         std::fs::write(path, page(&report)).with_context(|| format!("cannot write to {}", path.display()))?;
     }
     let has_arrived = report.verdict.as_ref().is_none_or(Verdict::is_exactly_once);
-    let is_good =
-        report.failure.is_none() && (report.accepted > 0 || args.messages == Some(0)) && has_arrived;
+    let is_good = report.is_complete() && (report.accepted > 0 || args.messages == Some(0)) && has_arrived;
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

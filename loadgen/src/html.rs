@@ -26,13 +26,14 @@ pub fn page(report: &LoadReport) -> String {
         points.iter().map(|point| (point.at_sec + point.seconds / 2.0, value(point))).collect()
     };
     let rate = per_point(&|point| point.accepted as f64 / point.seconds.max(1e-6));
-    body += &Plot::new("Accepted messages per second").with(Series::area("messages/s", 1, rate)).draw();
+    let plot = |title: &str| Plot::new(title).grey_until(report.warmup_seconds);
+    body += &plot("Accepted messages per second").with(Series::area("messages/s", 1, rate)).draw();
     let ms = |us: u64| us as f64 / 1e3;
     // An interval without messages has no percentiles: it is a gap, not a zero.
     let latency = |value: &dyn Fn(&crate::timeline::Point) -> u64| -> Vec<(f64, f64)> {
         per_point(&|point| if point.accepted == 0 { f64::NAN } else { ms(value(point)) })
     };
-    body += &Plot::new("Latency of accepted messages (ms, logarithmic)")
+    body += &plot("Latency of accepted messages (ms, logarithmic)")
         .logarithmic()
         .with(Series::line("max", 4, latency(&|point| point.max_us)))
         .with(Series::line("p99", 3, latency(&|point| point.p99_us)))
@@ -40,7 +41,7 @@ pub fn page(report: &LoadReport) -> String {
         .with(Series::line("p50", 1, latency(&|point| point.p50_us)))
         .draw();
     if !report.errors.is_empty() {
-        let mut plot = Plot::new("Errors per second, by kind");
+        let mut plot = plot("Errors per second, by kind");
         for (index, kind) in report.errors.keys().enumerate() {
             let count = |point: &crate::timeline::Point| {
                 point.errors.get(kind).copied().unwrap_or(0) as f64 / point.seconds.max(1e-6)
@@ -74,6 +75,7 @@ fn header(report: &LoadReport, body: &mut String) {
         .failure
         .iter()
         .map(|failure| format!("The run ended early: {failure}"))
+        .chain(report.is_interrupted.then(|| "Interrupted: not all was sent that was asked for".into()))
         .chain(report.warnings.iter().cloned())
     {
         let _ = write!(body, "<p class=\"warning\">{}</p>", escape(&text));
@@ -81,22 +83,38 @@ fn header(report: &LoadReport, body: &mut String) {
     let whole = &report.latency.whole;
     let held = match report.rate_held {
         None => "closed loop".to_owned(),
-        Some(true) => "rate held".to_owned(),
-        Some(false) => format!("rate not held: {:.1} % late", report.late_share * 100.0),
+        Some(true) => format!("of {:.0}/s asked for: held", report.due_rate.unwrap_or_default()),
+        Some(false) => format!(
+            "of {:.0}/s asked for: not held, {:.1} % late",
+            report.due_rate.unwrap_or_default(),
+            report.late_share * 100.0
+        ),
     };
+    let [p50, p90, p99, _, max] = whole.in_words();
     let mut tiles = vec![
-        ("messages accepted", grouped(report.accepted), format!("in {:.2} s", report.seconds)),
+        (
+            "messages accepted",
+            grouped(report.accepted - report.warmup_accepted),
+            match report.warmup_seconds > 0.0 {
+                true => format!("in {:.2} s behind {} s of warm-up", report.seconds, report.warmup_seconds),
+                false => format!("in {:.2} s", report.seconds),
+            },
+        ),
         ("messages per second", grouped(report.rate.round() as u64), held),
-        ("p50", in_words(whole.p50_us), format!("p90 {}", in_words(whole.p90_us))),
-        ("p99", in_words(whole.p99_us), format!("max {}", in_words(whole.max_us))),
+        ("p50", p50, format!("p90 {p90}")),
+        ("p99", p99, format!("max {max}")),
         (
             "not accepted",
-            grouped(report.rejected + report.unknown + report.unsent),
-            format!("{} refused, {} unknown", report.rejected, report.unknown),
+            grouped(report.rejected + report.unknown + report.unsent + report.not_begun),
+            format!(
+                "{} refused, {} unknown, {} not begun",
+                report.rejected, report.unknown, report.not_begun
+            ),
         ),
     ];
-    if let (Some(verdict), Some(sink)) = (&report.verdict, &report.sink) {
-        let p99 = format!("end to end p99 {}", in_words(sink.latency.p99_us));
+    if let Some(verdict) = &report.verdict {
+        let [_, _, p99, ..] = report.latency.end_to_end.in_words();
+        let p99 = format!("end to end p99 {p99}");
         tiles.push(("arrived", grouped(verdict.arrived), p99));
     }
     if let Some(process) = &report.process {
@@ -118,10 +136,10 @@ fn process(report: &LoadReport, body: &mut String) {
         let cpu = (pair[1].cpu_sec - pair[0].cpu_sec).max(0.0);
         (f64::midpoint(pair[0].at_sec, pair[1].at_sec), cpu / seconds)
     });
-    *body +=
-        &Plot::new("Processors the server uses").with(Series::area("processors", 2, cores.collect())).draw();
+    let plot = |title: &str| Plot::new(title).grey_until(report.warmup_seconds);
+    *body += &plot("Processors the server uses").with(Series::area("processors", 2, cores.collect())).draw();
     let memory = process.samples.iter().map(|s| (s.at_sec, s.rss_bytes as f64 / f64::from(1 << 20)));
-    *body += &Plot::new("Memory of the server (MiB)").with(Series::area("MiB", 3, memory.collect())).draw();
+    *body += &plot("Memory of the server (MiB)").with(Series::area("MiB", 3, memory.collect())).draw();
 }
 
 fn stages(report: &LoadReport, body: &mut String) {
@@ -132,8 +150,8 @@ fn stages(report: &LoadReport, body: &mut String) {
     let late = (report.late.count > 0).then_some(("late start", report.late));
     for (name, p) in report.latency.named().into_iter().chain(late) {
         let _ = write!(body, "<tr><th>{name}<td>{}<td>{}", grouped(p.count), in_words(p.mean_us as u64));
-        for us in [p.p50_us, p.p90_us, p.p99_us, p.p999_us, p.max_us] {
-            let _ = write!(body, "<td>{}", in_words(us));
+        for text in p.in_words() {
+            let _ = write!(body, "<td>{text}");
         }
         body.push_str("</tr>");
     }

@@ -45,7 +45,7 @@ pub use pair::run_pair;
 pub use process::{ProcessReport, Sample};
 pub use progress::{Console, Progress, Silent, Snapshot};
 pub use report::{LoadReport, Percentiles, RunReport, SinkReport, Stages};
-pub use sink::{Sink, SinkArgs, SinkCounters, SinkHandle, run_sink};
+pub use sink::{Arrived, Sink, SinkArgs, SinkCounters, SinkHandle, run_sink};
 pub use sink::{TlsVariant, shipped_models};
 pub use slots::Ranges;
 pub use timeline::Point;

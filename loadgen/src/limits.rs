@@ -71,15 +71,19 @@ pub const DNS_BYTES: usize = 1232;
 pub const DNS_CLIENT_WAIT: Duration = Duration::from_secs(2);
 /// Longest sleep of a source thread: how late it notices a stop or a reply that is overdue.
 pub const SOURCE_SLEEP: Duration = Duration::from_millis(100);
-/// How long a source with a sink of its own waits for mail that does not come: a retry after a first
-/// refusal may take some seconds, but a rehearsal of one is no matter of this wait.
-pub const ARRIVAL_WAIT: Duration = Duration::from_secs(10);
+/// How long a source with a sink of its own listens on when all has arrived: a duplicate comes behind the
+/// first one, when a reply was lost or a retry was under way.
+pub const DUPLICATE_WAIT: Duration = Duration::from_secs(1);
+/// A stamp that lies so far ahead is one of another clock: below it, readings of one clock differ.
+pub const CLOCK_STEP: Duration = Duration::from_millis(1);
 /// Longest sleep of a sink thread: how late it notices a stop.
 pub const SINK_SLEEP: Duration = Duration::from_millis(50);
 /// A message begun later than this after its time was held up: scheduling alone does not do that.
 pub const LATE: Duration = Duration::from_millis(10);
 /// Share of late messages up to which a rate counts as held.
 pub const LATE_SHARE: f64 = 0.01;
+/// Stretch of time over which it is told how hard a thread was pressed: shorter ones are full by chance.
+pub const STRAIN_STRETCH: Duration = Duration::from_secs(1);
 /// Share of the time at which a thread of these tools counts as the bottleneck.
 pub const BUSY_SHARE: f64 = 0.9;
 /// Share of the time without a processor from which on that counts: below it no queue builds up.

@@ -20,7 +20,6 @@ mod tests;
 mod tls;
 mod worker;
 
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, PoisonError};
 
@@ -128,6 +127,19 @@ fn stocks(args: &LoadArgs, plan: &Plan, content: &Content) -> anyhow::Result<(St
 /// Sends what `args` ask for and waits for it. Blocks; `progress` is told how it goes and may end
 /// the run early. Fails when the run could not begin; trouble on the way is in the report.
 pub fn run_load(args: &LoadArgs, progress: &dyn Progress) -> anyhow::Result<LoadReport> {
+    let mut measured = Watch::new(&args.measure_pid)?;
+    let (mut report, _) = run_watched(args, progress, &mut measured)?;
+    report.account_for(&measured);
+    Ok(report)
+}
+
+/// [`run_load`] without what `measured` has to say in the end, and with the clock of the run, so that both
+/// may go on.
+pub fn run_watched(
+    args: &LoadArgs,
+    progress: &dyn Progress,
+    measured: &mut Watch,
+) -> anyhow::Result<(LoadReport, Clock)> {
     args.validate()?;
     let seed = args.seed.unwrap_or_else(wall_us);
     let ack_log = args.ack_log.as_ref().map(|path| crate::open_log(path)).transpose()?;
@@ -136,9 +148,9 @@ pub fn run_load(args: &LoadArgs, progress: &dyn Progress) -> anyhow::Result<Load
     let mut plan = Plan::new(args, seed, threads, classes, domains(args, seed)?);
     plan.http = args.http.then(|| request_head(args)).transpose()?;
     let prepared = (0..threads).map(|_| stocks(args, &plan, &content)).collect::<anyhow::Result<Vec<_>>>()?;
-    let timeline = Timeline::new(args.interval, args.hdr.as_deref(), wall_us())?;
+    let timeline = Timeline::new(args.interval, args.warmup, args.hdr.as_deref(), wall_us())?;
     let shared = Arc::new(Shared::new(args, threads, Clock::start(), ack_log, timeline));
-    let mut measured = Watch::new(&args.measure_pid);
+    progress.begun(shared.clock.wall_at(plan.warmup_us));
     measured.sample(0.0);
     let (done, finished) = channel();
     let mut workers = Vec::new();
@@ -154,7 +166,7 @@ pub fn run_load(args: &LoadArgs, progress: &dyn Progress) -> anyhow::Result<Load
         })?);
     }
     drop(done);
-    watch(args, progress, &shared, &finished, &mut measured)?;
+    watch(args, progress, &shared, &finished, measured)?;
     let mut stats = Stats::default();
     for worker in workers {
         let part = worker.join().map_err(|_| anyhow::anyhow!("a load thread panicked"))?;
@@ -162,9 +174,7 @@ pub fn run_load(args: &LoadArgs, progress: &dyn Progress) -> anyhow::Result<Load
     }
     measured.sample(shared.clock.now_us() as f64 / 1e6);
     progress.update(&shared.snapshot(args.messages));
-    let mut report = report(args, &plan, &shared, stats)?;
-    report.process = measured.report(report.accepted);
-    Ok(report)
+    Ok((outcome(args, &plan, &shared, stats)?, shared.clock))
 }
 
 /// Shows progress, closes intervals and samples the measured process until every thread has finished.
@@ -175,7 +185,7 @@ fn watch(
     finished: &std::sync::mpsc::Receiver<()>,
     measured: &mut Watch,
 ) -> anyhow::Result<()> {
-    let mut interval = 0;
+    let (mut interval, mut is_warm) = (0, args.warmup.is_zero());
     loop {
         match finished.recv_timeout(limits::PUBLISH_EVERY) {
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -187,24 +197,36 @@ fn watch(
         let now_us = shared.clock.now_us();
         let mut timeline = shared.timeline();
         let current = now_us / timeline.interval_us();
-        if current > interval {
+        // What was used in the warm-up is told from the rest by a sample at its end.
+        let ends_warmup = !is_warm && now_us >= args.warmup.as_micros() as u64;
+        if current > interval || ends_warmup {
             interval = current;
             timeline.close_before(current.saturating_sub(limits::OPEN_INTERVALS))?;
             timeline.latest().into_iter().for_each(|point| progress.interval(point));
             measured.sample(now_us as f64 / 1e6);
+            is_warm |= ends_warmup;
         }
         drop(timeline);
         if progress.stopped() {
-            shared.stop.store(true, Ordering::Relaxed);
+            shared.interrupt();
         }
     }
 }
 
-fn report(args: &LoadArgs, plan: &Plan, shared: &Shared, stats: Stats) -> anyhow::Result<LoadReport> {
+/// How long a run lasted, for its rate: to its last final reply, or to the last time at which a message was
+/// due; all of it, where it ended in failure.
+fn lasted_us(stats: &Stats, failed: bool, end_us: u64) -> u64 {
+    if failed { end_us } else { stats.last_accept_us.max(stats.last_due_us) }
+}
+
+fn outcome(args: &LoadArgs, plan: &Plan, shared: &Shared, stats: Stats) -> anyhow::Result<LoadReport> {
     let end_us = shared.clock.now_us();
-    let seconds = stats.last_accept_us as f64 / 1e6;
     let failure = shared.failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let lasted_us = lasted_us(&stats, failure.is_some(), end_us);
+    let measured = stats.accepted - stats.warmup_accepted;
+    let seconds = lasted_us.saturating_sub(plan.warmup_us) as f64 / 1e6;
     let late_share = stats.late_starts as f64 / stats.scheduled.max(1) as f64;
+    let was_held = late_share <= limits::LATE_SHARE && stats.not_begun == 0 && failure.is_none();
     let mut report = LoadReport {
         run: format!("{:08x}", plan.run),
         target: args.to.to_string(),
@@ -216,14 +238,26 @@ fn report(args: &LoadArgs, plan: &Plan, shared: &Shared, stats: Stats) -> anyhow
         rejected: stats.rejected,
         unknown: stats.unknown,
         unsent: stats.unsent,
+        not_begun: stats.not_begun,
+        is_interrupted: shared.is_interrupted() && (stats.is_cut || stats.not_begun > 0),
         connections: stats.connections,
         bytes: stats.bytes,
+        warmup_seconds: args.warmup.as_secs_f64(),
+        warmup_accepted: stats.warmup_accepted,
         seconds,
-        rate: stats.accepted as f64 / seconds.max(1e-6),
-        cpu_us_per_message: shared.cpu().as_secs_f64() * 1e6 / stats.accepted.max(1) as f64,
-        busy_share: shared.busiest().as_secs_f64() / (end_us as f64 / 1e6).max(1e-6),
-        starved_share: stats.starved_us as f64 / end_us.max(1) as f64,
-        rate_held: plan.rate.as_ref().map(|_| late_share <= limits::LATE_SHARE),
+        rate: measured as f64 / seconds.max(1e-6),
+        bytes_per_second: (stats.bytes - stats.warmup_bytes) as f64 / seconds.max(1e-6),
+        due: plan.rate.as_ref().map(|_| stats.due),
+        due_rate: plan.rate.as_ref().map(|_| {
+            let due_us = stats.last_due_us.saturating_sub(plan.warmup_us);
+            stats.scheduled as f64 / (due_us as f64 / 1e6).max(1e-6)
+        }),
+        cpu_us_per_message: stats.cpu.as_secs_f64() * 1e6 / measured.max(1) as f64,
+        busy_share: stats.strain.busy_share,
+        starved_share: stats.strain.starved_share,
+        worst_busy_share: stats.worst.busy_share,
+        worst_starved_share: stats.worst.starved_share,
+        rate_held: plan.rate.as_ref().map(|_| was_held),
         late_share,
         late: stats.late.percentiles(),
         latency: Stages {

@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub messages: u64,
     /// Messages there will be, where that is known.
     pub total: Option<u64>,
+    /// How long it will take, where that is known.
+    pub lasts: Option<Duration>,
     /// Content bytes of these messages.
     pub bytes: u64,
     /// What went wrong: rejected and unknown (source); duplicate and corrupt (sink).
@@ -37,6 +39,11 @@ pub trait Progress: Sync {
     fn update(&self, snapshot: &Snapshot);
     /// Told of each interval that has passed, once all threads have accounted for it.
     fn interval(&self, _: &Point) {}
+    /// Told when sending begins: the wall time from which on messages are measured.
+    fn begun(&self, _measured_from_us: u64) {}
+    /// Told that something else begins, for which nothing that was shown counts. Where the last part was
+    /// stopped, that is done with: the new one is stopped by asking again.
+    fn phase(&self, _what: &str) {}
     /// True ends the run: no new message is begun, what is in flight is finished.
     fn stopped(&self) -> bool {
         false
@@ -62,6 +69,8 @@ struct Plain {
     last: Snapshot,
     /// Percentiles of the last interval.
     latency: String,
+    /// What is done now, where a run has several parts.
+    phase: String,
 }
 
 impl Console {
@@ -72,6 +81,7 @@ impl Console {
             printed_at: Instant::now(),
             last: Snapshot::default(),
             latency: String::new(),
+            phase: String::new(),
         });
         Console { bar, plain, stop }
     }
@@ -90,15 +100,14 @@ impl Progress for Console {
         if plain.printed_at.elapsed() < every {
             return;
         }
-        let text = line(&plain.last, now) + &plain.latency;
+        let text = plain.phase.clone() + &line(&plain.last, now) + &plain.latency;
         (plain.printed_at, plain.last) = (Instant::now(), *now);
         match &self.bar {
             Some(bar) => {
-                if let (Some(total), None) = (now.total, bar.length()) {
-                    bar.set_length(total);
-                    bar.set_style(style(true));
-                }
-                bar.set_position(now.messages);
+                let (position, length) = done(now);
+                bar.set_style(style(length.is_some()));
+                bar.set_length(length.unwrap_or_default());
+                bar.set_position(position);
                 bar.set_message(text);
                 bar.tick();
             }
@@ -111,8 +120,23 @@ impl Progress for Console {
         let [p50, p99, max] = [point.p50_us, point.p99_us, point.max_us].map(in_words);
         plain.latency = format!("  p50 {p50} p99 {p99} max {max}");
     }
+    fn phase(&self, what: &str) {
+        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        (plain.last, plain.phase) = (Snapshot::default(), format!("{what}: "));
+        plain.latency.clear();
+        self.stop.store(false, Ordering::Relaxed);
+    }
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// How much is done, and of how much where that is known: of the messages, or of the time.
+fn done(now: &Snapshot) -> (u64, Option<u64>) {
+    match (now.total, now.lasts) {
+        (Some(total), _) => (now.messages, Some(total)),
+        (None, Some(lasts)) => (now.elapsed.as_millis() as u64, Some(lasts.as_millis() as u64)),
+        (None, None) => (now.messages, None),
     }
 }
 
@@ -127,7 +151,7 @@ fn style(has_length: bool) -> ProgressStyle {
 }
 
 fn line(last: &Snapshot, now: &Snapshot) -> String {
-    let seconds = (now.elapsed.saturating_sub(last.elapsed)).as_secs_f64().max(1e-3);
+    let seconds = now.elapsed.saturating_sub(last.elapsed).as_secs_f64().max(1e-3);
     let rate = now.messages.saturating_sub(last.messages) as f64 / seconds;
     let total = now.total.map(|total| format!(" of {total}")).unwrap_or_default();
     let cpu = now.cpu.as_secs_f64() * 1e6 / now.messages.max(1) as f64;
@@ -138,4 +162,36 @@ fn line(last: &Snapshot, now: &Snapshot) -> String {
         now.connections,
         now.troubled
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_knows_what_there_is_to_do() {
+        let second = Duration::from_secs(1);
+        let now =
+            |total, lasts| Snapshot { elapsed: second, messages: 7, total, lasts, ..Snapshot::default() };
+        for (total, lasts, want) in [
+            (None, None, (7, None)),
+            (Some(10), None, (7, Some(10))),
+            (None, Some(second * 4), (1000, Some(4000))),
+            (Some(10), Some(second * 4), (7, Some(10))),
+        ] {
+            assert_eq!(done(&now(total, lasts)), want);
+        }
+    }
+
+    #[test]
+    fn a_new_phase_counts_anew_and_is_stopped_anew() {
+        let stop = Arc::new(AtomicBool::new(true));
+        let console = Console::new(stop.clone());
+        console.plain.lock().unwrap().last.messages = 1000;
+        console.phase("arrivals");
+        assert!(!console.stopped() && !stop.load(Ordering::Relaxed));
+        let last = console.plain.lock().unwrap().last;
+        let now = Snapshot { elapsed: Duration::from_secs(2), messages: 100, ..Snapshot::default() };
+        assert!(line(&last, &now).contains("50/s"), "{}", line(&last, &now));
+    }
 }

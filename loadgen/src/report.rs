@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::Verdict;
 use crate::limits;
-use crate::process::ProcessReport;
+use crate::process::{ProcessReport, Watch};
 use crate::slots::Ranges;
 use crate::timeline::Point;
 
@@ -77,10 +77,25 @@ pub fn in_words(us: u64) -> String {
 
 impl fmt::Display for Percentiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |us: u64| format!("{:>10}", in_words(us));
-        let [p50, p90, p99, p999, max] =
-            [self.p50_us, self.p90_us, self.p99_us, self.p999_us, self.max_us].map(text);
-        write!(f, "{p50} {p90} {p99} {p999} {max}")
+        write!(f, "{:>9}", self.count)?;
+        self.in_words().iter().try_for_each(|text| write!(f, " {text:>10}"))
+    }
+}
+
+impl Percentiles {
+    /// What stands above the columns of its text.
+    pub const HEAD: &str = "    count        p50        p90        p99      p99.9        max";
+    /// p50, p90, p99, p99.9 and the maximum as text; a hyphen where there are so few values that the
+    /// percentile would be the maximum by another name.
+    pub fn in_words(&self) -> [String; 5] {
+        let carried = |least: u64, us: u64| if self.count < least { "-".into() } else { in_words(us) };
+        [
+            carried(1, self.p50_us),
+            carried(10, self.p90_us),
+            carried(100, self.p99_us),
+            carried(1000, self.p999_us),
+            carried(1, self.max_us),
+        ]
     }
 }
 
@@ -99,7 +114,9 @@ pub struct Stages {
     pub rcpt: Percentiles,
     /// From handing out the body (DATA), or from its chunk (BDAT), to the final reply.
     pub data: Percentiles,
-    /// From MAIL (at a fixed rate: from the intended time) to the final reply, of accepted messages.
+    /// From MAIL (at a fixed rate: from the intended time) to the final reply, of accepted messages. At a
+    /// fixed rate those that never got a reply count with the time they had waited for one: it is a lower
+    /// bound.
     pub whole: Percentiles,
     /// From the same time to the end of data at the source's own sink (`--sink`).
     #[serde(default)]
@@ -144,22 +161,38 @@ pub struct LoadReport {
     pub unknown: u64,
     /// Messages begun and given up without their final dot sent: they cannot arrive.
     pub unsent: u64,
+    /// At a fixed rate: messages whose time had come when the run was ended, and for which no connection had
+    /// been free. They count as late, and in `late` and `whole` with the time they had waited.
+    pub not_begun: u64,
+    /// The user ended the run before all was sent that was asked for.
+    pub is_interrupted: bool,
     pub connections: u64,
     /// Content bytes of accepted messages, dots unstuffed.
     pub bytes: u64,
-    /// From the start to the last final reply.
+    /// Length of the warm-up, and messages accepted in it. It is in no rate, latency or CPU of this report.
+    pub warmup_seconds: f64,
+    pub warmup_accepted: u64,
+    /// From the start, or from the end of the warm-up, to the last final reply, and at a fixed rate to the
+    /// time of the last message at least; to the end, where the run failed.
     pub seconds: f64,
-    /// Accepted messages per second.
+    /// Accepted messages per second, and their bytes.
     pub rate: f64,
+    pub bytes_per_second: f64,
+    /// At a fixed rate: messages whose time came, in all, and per second behind the warm-up.
+    pub due: Option<u64>,
+    pub due_rate: Option<f64>,
     /// CPU of the source's threads, user and system, for each accepted message.
     pub cpu_us_per_message: f64,
-    /// CPU of the busiest thread of the source over the time of the run.
+    /// CPU of the hardest pressed thread of the source over the time of the run, and in its worst second.
     pub busy_share: f64,
-    /// Time a thread of the source waited for a processor, over the time of the run.
+    pub worst_busy_share: f64,
+    /// Time that thread waited for a processor, over the same times.
     pub starved_share: f64,
-    /// At a fixed rate: no more than [`crate::limits::LATE_SHARE`] of the messages were late.
+    pub worst_starved_share: f64,
+    /// At a fixed rate: no more than [`crate::limits::LATE_SHARE`] of the messages were late, every one was
+    /// begun, and the run did not fail.
     pub rate_held: Option<bool>,
-    /// Share of messages begun later than [`crate::limits::LATE`] after their time.
+    /// Share of messages begun later than [`crate::limits::LATE`] after their time, or never.
     pub late_share: f64,
     /// From the intended time of a message to its MAIL, at a fixed rate.
     pub late: Percentiles,
@@ -190,7 +223,7 @@ impl LoadReport {
     pub fn doubts(&self) -> Vec<String> {
         let percent = |share: f64| share * 100.0;
         let mut doubts = Vec::new();
-        if self.rate_held == Some(false) {
+        if self.late_share > limits::LATE_SHARE || self.not_begun > 0 {
             doubts.push(format!(
                 "the rate could not be held: {:.1} % of the messages were begun more than {} ms late: no connection \
                  was free, or the source had no processor ({:.1} % of the time); latencies count from the intended time",
@@ -199,8 +232,42 @@ impl LoadReport {
                 percent(self.starved_share)
             ));
         }
-        doubts.extend(bottleneck("source", self.busy_share, self.starved_share));
+        let unanswered = self.not_begun + self.unknown + self.unsent;
+        if self.due.is_some() && unanswered > 0 {
+            doubts.push(format!(
+                "{unanswered} messages never got an answer, {} of them were due and not begun: they stand in the \
+                 latencies with the time they had waited, which is less than they would have taken",
+                self.not_begun
+            ));
+        }
+        if self.warmup_seconds > 0.0 && self.accepted == self.warmup_accepted {
+            doubts
+                .push("nothing was accepted after the warm-up (--warmup): there is nothing to report".into());
+        }
+        doubts.extend(bottleneck("source", self.worst_busy_share, self.worst_starved_share));
         doubts
+    }
+    /// Whether all that was asked for was sent.
+    pub fn is_complete(&self) -> bool {
+        self.failure.is_none() && !self.is_interrupted && self.not_begun == 0 && self.unsent == 0
+    }
+    /// Adds what the watch over the measured server has seen.
+    pub fn account_for(&mut self, measured: &Watch) {
+        self.process = measured.report(self.accepted - self.warmup_accepted, self.warmup_seconds);
+        self.warnings.extend(measured.doubts());
+    }
+    /// The rate that was asked for beside the one that was achieved.
+    fn write_rates(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Some(due), Some(due_rate)) = (self.due, self.due_rate) else { return Ok(()) };
+        let held = if self.rate_held == Some(true) { "held" } else { "not held" };
+        writeln!(
+            f,
+            "asked for {due_rate:.1}/s, achieved {:.1}/s: rate {held}; {} of {due} messages accepted ({:.1} %), {} not begun",
+            self.rate,
+            self.accepted,
+            self.accepted as f64 * 100.0 / due.max(1) as f64,
+            self.not_begun
+        )
     }
 }
 
@@ -208,14 +275,14 @@ impl LoadReport {
 fn bottleneck(side: &str, busy_share: f64, starved_share: f64) -> Option<String> {
     if busy_share > limits::BUSY_SHARE {
         return Some(format!(
-            "the {side} was the bottleneck: a thread of it was busy {:.0} % of the time (--threads)",
+            "the {side} was the bottleneck: a thread of it was busy {:.0} % of its worst second (--threads)",
             busy_share * 100.0
         ));
     }
     let is_starved = busy_share + starved_share > limits::BUSY_SHARE && starved_share > limits::STARVED_SHARE;
     is_starved.then(|| {
         format!(
-            "the {side} waited for a processor {:.0} % of the time: other processes slowed it",
+            "the {side} waited for a processor {:.0} % of its worst second: other processes slowed it",
             starved_share * 100.0
         )
     })
@@ -226,22 +293,26 @@ impl fmt::Display for LoadReport {
         writeln!(
             f,
             "{} messages accepted in {:.2} s: {:.0}/s, {:.1} MB/s, {:.1} µs CPU per message here",
-            self.accepted,
+            self.accepted - self.warmup_accepted,
             self.seconds,
             self.rate,
-            self.bytes as f64 / 1e6 / self.seconds.max(1e-9),
+            self.bytes_per_second / 1e6,
             self.cpu_us_per_message
         )?;
+        if self.warmup_seconds > 0.0 {
+            writeln!(
+                f,
+                "{} more in a warm-up of {} s, which is in none of these figures",
+                self.warmup_accepted, self.warmup_seconds
+            )?;
+        }
+        self.write_rates(f)?;
         writeln!(
             f,
             "{} rejected, {} unknown, {} unsent, {} connections, seed {}",
             self.rejected, self.unknown, self.unsent, self.connections, self.seed
         )?;
-        writeln!(
-            f,
-            "{:10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-            "latency", "p50", "p90", "p99", "p99.9", "max"
-        )?;
+        writeln!(f, "{:10} {}", "latency", Percentiles::HEAD)?;
         for (name, stage) in self.latency.named() {
             writeln!(f, "{name:10} {stage}")?;
         }
@@ -265,6 +336,9 @@ impl fmt::Display for LoadReport {
         }
         if let Some(failure) = &self.failure {
             writeln!(f, "ended early: {failure}")?;
+        }
+        if self.is_interrupted {
+            writeln!(f, "interrupted: not all was sent that was asked for")?;
         }
         for warning in &self.warnings {
             writeln!(f, "warning: {warning}")?;
@@ -300,12 +374,18 @@ pub struct SinkReport {
     pub rate: f64,
     /// CPU of the sink's threads, user and system, for each message.
     pub cpu_us_per_message: f64,
-    /// CPU of the busiest thread between the first message and the last, over that time.
+    /// CPU of the hardest pressed thread between the first message and the last, over that time, and in the
+    /// worst second of it.
     pub busy_share: f64,
-    /// Time a thread had mail to take and no processor, at most, over the same time.
+    pub worst_busy_share: f64,
+    /// Time that thread had mail to take and no processor, over the same times.
     pub starved_share: f64,
-    /// From the time in the stamp to the end of data here. Both clocks are wall clocks.
+    pub worst_starved_share: f64,
+    /// From the time in the stamp to the end of data here, of what arrived for the first time. Both clocks
+    /// are wall clocks.
     pub latency: Percentiles,
+    /// Messages whose stamp lies ahead of the clock here.
+    pub from_future: u64,
     /// What arrived of each run.
     pub runs: Vec<RunReport>,
     /// Why these figures may not be the server's.
@@ -315,7 +395,16 @@ pub struct SinkReport {
 impl SinkReport {
     /// What speaks against taking the figures for the server's.
     pub fn doubts(&self) -> Vec<String> {
-        bottleneck("sink", self.busy_share, self.starved_share).into_iter().collect()
+        let mut doubts: Vec<String> =
+            bottleneck("sink", self.worst_busy_share, self.worst_starved_share).into_iter().collect();
+        if self.from_future > 0 {
+            doubts.push(format!(
+                "{} messages arrived before they were sent, by their stamps: the clocks of source and sink differ, \
+                 or one was set; these count as no time at all in the latencies",
+                self.from_future
+            ));
+        }
+        doubts
     }
 }
 
@@ -328,6 +417,8 @@ pub struct RunReport {
     pub recipients_per_message: u32,
     /// Delivery slots (number × recipients per message + recipient) that arrived, as often as it be.
     pub arrived: Ranges,
+    /// As [`SinkReport::latency`], of this run.
+    pub latency: Percentiles,
     /// Deliveries that arrived behind one of a message sent after theirs (RFC 4737 §3). Several
     /// connections side by side keep no order.
     pub reordered: u64,
@@ -357,11 +448,7 @@ impl fmt::Display for SinkReport {
             "{} unique, {} duplicates, {} corrupt, {} foreign, {} refused, {} connections",
             self.unique, self.duplicates, self.corrupt, self.foreign, self.refused, self.connections
         )?;
-        writeln!(
-            f,
-            "{:10} {:>10} {:>10} {:>10} {:>10} {:>10}",
-            "latency", "p50", "p90", "p99", "p99.9", "max"
-        )?;
+        writeln!(f, "{:10} {}", "latency", Percentiles::HEAD)?;
         writeln!(f, "end to end {}", self.latency)?;
         for run in self.runs.iter().filter(|run| run.reordered > 0) {
             writeln!(
@@ -410,8 +497,9 @@ mod tests {
             // Starved a little, and otherwise idle: that slows nobody.
             (0.2, 0.15, None),
         ] {
-            let load = LoadReport { busy_share, starved_share, ..LoadReport::default() }.doubts();
-            let sink = SinkReport { busy_share, starved_share, ..SinkReport::default() }.doubts();
+            let (worst_busy_share, worst_starved_share) = (busy_share, starved_share);
+            let load = LoadReport { worst_busy_share, worst_starved_share, ..LoadReport::default() }.doubts();
+            let sink = SinkReport { worst_busy_share, worst_starved_share, ..SinkReport::default() }.doubts();
             for (side, doubts) in [("source", load), ("sink", sink)] {
                 let text = doubts.join(" ");
                 assert_eq!(doubts.is_empty(), want.is_none(), "{side} {busy_share} {starved_share}");

@@ -31,8 +31,9 @@ use rustls::{ServerConfig, ServerConnection};
 
 use crate::limits;
 use crate::progress::{Progress, Snapshot};
-use crate::report::SinkReport;
+use crate::report::{RunReport, SinkReport};
 pub use args::SinkArgs;
+pub use ledger::Arrived;
 use ledger::{Counts, Ledger};
 use model::{Certificate, Described, Model};
 pub use model::{TlsVariant, shipped as shipped_models};
@@ -49,6 +50,7 @@ pub struct SinkCounters {
     pub corrupt: u64,
     pub foreign: u64,
     pub refused: u64,
+    pub from_future: u64,
     pub bytes: u64,
     /// Connections accepted.
     pub connections: u64,
@@ -117,13 +119,15 @@ impl Shared {
         Duration::from_nanos(self.cpu_ns.iter().map(|ns| ns.load(Ordering::Relaxed)).sum())
     }
     fn counters(&self) -> SinkCounters {
-        let Counts { messages, unique, duplicates, corrupt, foreign, bytes } = self.ledger().counts();
+        let Counts { messages, unique, duplicates, corrupt, foreign, from_future, bytes } =
+            self.ledger().counts();
         SinkCounters {
             messages,
             unique,
             duplicates,
             corrupt,
             foreign,
+            from_future,
             bytes,
             refused: self.refused.load(Ordering::Relaxed),
             connections: self.connections.load(Ordering::Relaxed),
@@ -272,6 +276,18 @@ impl SinkHandle {
     pub fn quiet_for(&self) -> Option<Duration> {
         self.shared.quiet_for()
     }
+    /// What has arrived of the run with this identity.
+    pub fn arrived(&self, run: u32) -> Arrived {
+        self.shared.ledger().arrived(run)
+    }
+    /// The account of the run with this identity.
+    pub fn run_report(&self, run: u32) -> Option<RunReport> {
+        self.shared.ledger().run_report(run)
+    }
+    /// Leaves messages sent before this time (in microseconds since 1970) out of latencies.
+    pub fn measure_from(&self, wall_us: u64) {
+        self.shared.ledger().measure_from(wall_us);
+    }
     /// False when a thread has ended by itself, which is a failure that [`SinkHandle::stop`] names.
     pub fn is_running(&self) -> bool {
         !self.threads.iter().any(JoinHandle::is_finished)
@@ -282,9 +298,7 @@ impl SinkHandle {
         let mut all = Measured::default();
         for thread in self.threads.drain(..) {
             let one = thread.join().map_err(|_| anyhow::anyhow!("a sink thread panicked"))??;
-            all.latency.merge(&one.latency);
-            all.busy_share = all.busy_share.max(one.busy_share);
-            all.starved_share = all.starved_share.max(one.starved_share);
+            (all.strain, all.worst) = (all.strain.or(one.strain), all.worst.or(one.worst));
         }
         let SinkCounters {
             messages,
@@ -293,11 +307,16 @@ impl SinkHandle {
             corrupt,
             foreign,
             refused,
+            from_future,
             bytes,
             connections,
             cpu,
             ..
         } = self.shared.counters();
+        let (latency, runs) = {
+            let ledger = self.shared.ledger();
+            (ledger.latency().percentiles(), ledger.runs())
+        };
         let first_us = self.shared.first_us.load(Ordering::Relaxed);
         let seconds = (self.shared.last_us.load(Ordering::Relaxed) - first_us) as f64 / 1e6;
         let mut report = SinkReport {
@@ -313,10 +332,13 @@ impl SinkHandle {
             seconds,
             rate: messages.saturating_sub(1) as f64 / seconds.max(1e-6),
             cpu_us_per_message: cpu.as_secs_f64() * 1e6 / messages.max(1) as f64,
-            busy_share: all.busy_share,
-            starved_share: all.starved_share,
-            latency: all.latency.percentiles(),
-            runs: self.shared.ledger().runs(),
+            busy_share: all.strain.busy_share,
+            worst_busy_share: all.worst.busy_share,
+            starved_share: all.strain.starved_share,
+            worst_starved_share: all.worst.starved_share,
+            latency,
+            from_future,
+            runs,
             warnings: Vec::new(),
         };
         report.warnings = report.doubts();
@@ -346,6 +368,7 @@ pub fn run_sink(
             elapsed: sink.shared.started.elapsed(),
             messages: counters.messages,
             total: args.messages,
+            lasts: None,
             bytes: counters.bytes,
             troubled: counters.duplicates + counters.corrupt,
             connections: counters.open,

@@ -24,6 +24,8 @@ pub struct Point {
     /// When it began, in seconds since the run did.
     pub at_sec: f64,
     pub seconds: f64,
+    /// It began in the warm-up: no figure of the run has to do with it.
+    pub is_warmup: bool,
     /// Messages answered with 2xx in it.
     pub accepted: u64,
     pub p50_us: u64,
@@ -37,13 +39,17 @@ pub struct Point {
 /// What one thread has to say about one interval.
 #[derive(Default)]
 pub struct Share {
+    pub accepted: u64,
+    /// Of messages behind the warm-up, and in it.
     pub latency: Latency,
+    pub warmup: Latency,
     pub errors: BTreeMap<String, u64>,
 }
 
 /// The intervals of one run.
 pub struct Timeline {
     interval: Duration,
+    warmup: Duration,
     open: BTreeMap<u64, Share>,
     closed: Vec<Point>,
     next: u64,
@@ -51,10 +57,16 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Intervals of this length; `hdr` names the log to write and `wall_us` when the run began.
-    pub fn new(interval: Duration, hdr: Option<&Path>, wall_us: u64) -> anyhow::Result<Timeline> {
+    /// Intervals of this length, the first ones those of the `warmup`; `hdr` names the log to write and
+    /// `wall_us` when the run began.
+    pub fn new(
+        interval: Duration,
+        warmup: Duration,
+        hdr: Option<&Path>,
+        wall_us: u64,
+    ) -> anyhow::Result<Timeline> {
         let hdr = hdr.map(|path| begin_log(path, wall_us)).transpose()?;
-        Ok(Timeline { interval, open: BTreeMap::new(), closed: Vec::new(), next: 0, hdr })
+        Ok(Timeline { interval, warmup, open: BTreeMap::new(), closed: Vec::new(), next: 0, hdr })
     }
     pub fn interval_us(&self) -> u64 {
         self.interval.as_micros() as u64
@@ -62,7 +74,9 @@ impl Timeline {
     /// Adds a thread's share of interval `index`; of one that is closed, to the next open one.
     pub fn add(&mut self, index: u64, share: &Share) {
         let mine = self.open.entry(index.max(self.next)).or_default();
+        mine.accepted += share.accepted;
         mine.latency.merge(&share.latency);
+        mine.warmup.merge(&share.warmup);
         for (kind, count) in &share.errors {
             *mine.errors.entry(kind.clone()).or_default() += count;
         }
@@ -74,14 +88,16 @@ impl Timeline {
     /// Closes all intervals before `index`.
     pub fn close_before(&mut self, index: u64) -> anyhow::Result<()> {
         while self.next < index {
-            let share = self.open.remove(&self.next).unwrap_or_default();
-            let p = share.latency.percentiles();
+            let mut share = self.open.remove(&self.next).unwrap_or_default();
+            share.warmup.merge(&share.latency);
+            let p = share.warmup.percentiles();
             let at = self.interval * self.next as u32;
             if self.closed.len() < limits::INTERVALS {
                 self.closed.push(Point {
                     at_sec: at.as_secs_f64(),
                     seconds: self.interval.as_secs_f64(),
-                    accepted: p.count,
+                    is_warmup: at < self.warmup,
+                    accepted: share.accepted,
                     p50_us: p.p50_us,
                     p90_us: p.p90_us,
                     p99_us: p.p99_us,
@@ -141,7 +157,7 @@ mod tests {
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
     fn share(us: u64, count: u64) -> Share {
-        let mut share = Share::default();
+        let mut share = Share { accepted: count, ..Share::default() };
         (0..count).for_each(|_| share.latency.record(us));
         share.errors.insert("rcpt 550".into(), count);
         share
@@ -151,7 +167,8 @@ mod tests {
     fn points_and_log_hold_what_was_handed_in() {
         let path = std::env::temp_dir().join(format!("ringpost-hdr-{}", std::process::id()));
         let mut timeline =
-            Timeline::new(Duration::from_millis(500), Some(&path), 1_700_000_000_000_000).unwrap();
+            Timeline::new(Duration::from_millis(500), Duration::ZERO, Some(&path), 1_700_000_000_000_000)
+                .unwrap();
         timeline.add(0, &share(100, 3));
         timeline.add(0, &share(100, 2));
         timeline.add(2, &share(900, 4));

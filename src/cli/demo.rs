@@ -134,6 +134,7 @@ impl Progress for Run<'_> {
             elapsed: self.begun.elapsed(),
             messages: counters.unique,
             total: Some(self.args.messages),
+            lasts: None,
             bytes: counters.bytes,
             troubled: source.troubled + counters.duplicates + counters.corrupt,
             connections: source.connections,

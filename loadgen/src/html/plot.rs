@@ -41,6 +41,7 @@ pub struct Plot {
     title: String,
     series: Vec<Series>,
     is_logarithmic: bool,
+    grey_until_sec: f64,
 }
 
 /// The axes: what lies at their ends.
@@ -67,11 +68,16 @@ impl Scale {
 
 impl Plot {
     pub fn new(title: &str) -> Plot {
-        Plot { title: title.into(), series: Vec::new(), is_logarithmic: false }
+        Plot { title: title.into(), series: Vec::new(), is_logarithmic: false, grey_until_sec: 0.0 }
     }
     /// Values on a logarithmic axis; zero is drawn at its lower end.
     pub fn logarithmic(mut self) -> Plot {
         self.is_logarithmic = true;
+        self
+    }
+    /// The time before this lies in grey: it is the warm-up.
+    pub fn grey_until(mut self, sec: f64) -> Plot {
+        self.grey_until_sec = sec;
         self
     }
     pub fn with(mut self, series: Series) -> Plot {
@@ -96,6 +102,14 @@ impl Plot {
             Scale { until, low: 0.0, high: step * (highest / step).ceil().max(1.0), is_logarithmic: false }
         };
         let mut svg = String::new();
+        if self.grey_until_sec > 0.0 {
+            let _ = write!(
+                svg,
+                "<rect class=\"warmup\" x=\"{LEFT}\" y=\"{TOP}\" width=\"{:.1}\" height=\"{}\"><title>warm-up</title></rect>",
+                scale.x(self.grey_until_sec) - LEFT,
+                HEIGHT - TOP - BOTTOM
+            );
+        }
         self.axes(&scale, &mut svg);
         self.series.iter().for_each(|series| draw_series(series, &scale, &mut svg));
         let legend: String = self

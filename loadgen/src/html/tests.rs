@@ -25,6 +25,7 @@ fn report() -> LoadReport {
         Point {
             at_sec: f64::from(n),
             seconds: 1.0,
+            is_warmup: n < 5,
             accepted: if is_stalled { 0 } else { (700.0 + 200.0 * wave) as u64 },
             p50_us: (4000.0 + 1000.0 * wave) as u64,
             p90_us: 9_000 + u64::from(n) * 100,
@@ -50,6 +51,8 @@ fn report() -> LoadReport {
         rejected: 75,
         seconds: 45.0,
         rate: 694.1,
+        warmup_seconds: 5.0,
+        due_rate: Some(700.0),
         rate_held: Some(false),
         late_share: 0.041,
         late: p,
@@ -93,6 +96,7 @@ fn the_page_stands_alone_and_escapes_what_servers_say() {
     }
     assert!(page.contains("&lt;script&gt;") && page.contains("prefers-color-scheme:dark"));
     assert!(page.contains("31\u{202f}234"));
+    assert_eq!(page.matches("class=\"warmup\"").count(), 5);
     // A run without anything makes a page too.
     assert!(super::page(&LoadReport::default()).contains("</html>"));
 }

@@ -66,14 +66,26 @@ pub struct LoadArgs {
     /// steps 100/s@10s,500/s@10s; without it, as fast as the server answers
     #[arg(long, value_name = "N/s", env = "RINGPOST_LOAD_RATE")]
     pub rate: Option<RateProfile>,
+    /// Leave the first part of the run out of rates, latencies and CPU
+    #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_WARMUP", default_value = "0s",
+        value_parser = parse_duration)]
+    pub warmup: Duration,
     /// Find the highest rate at which 99 % of the messages are done within this time, from --rate on
     #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_SEARCH", value_parser = parse_duration,
         conflicts_with_all = ["messages", "duration", "sink", "hdr", "report"])]
     pub search: Option<Duration>,
-    /// How long each rate is tried with --search
+    /// How long each rate is tried with --search, at least, behind a warm-up of --warmup or a second
     #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_SEARCH_TRIAL", default_value = "5s",
         value_parser = parse_duration)]
     pub search_trial: Duration,
+    /// Messages that a trial of --search has at least, as far as a minute is enough for them
+    #[arg(long, value_name = "N", env = "RINGPOST_LOAD_SEARCH_SAMPLES", default_value_t = 500,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub search_samples: u32,
+    /// Pause between the trials of --search, in which the server works off what it has
+    #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_SEARCH_PAUSE", default_value = "1s",
+        value_parser = parse_duration)]
+    pub search_pause: Duration,
     /// Recipients of each message
     #[arg(long, value_name = "N", env = "RINGPOST_LOAD_RECIPIENTS_PER_MESSAGE", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::RECIPIENTS)))]
@@ -135,6 +147,10 @@ pub struct LoadArgs {
     /// whether all of it arrived exactly once
     #[arg(long, value_name = "ADDR:PORT", env = "RINGPOST_LOAD_SINK")]
     pub sink: Option<SocketAddr>,
+    /// With --sink: how long nothing may arrive before what is missing counts as not arrived yet
+    #[arg(long, value_name = "TIME", env = "RINGPOST_LOAD_ARRIVAL_WAIT", default_value = "10s",
+        value_parser = parse_duration)]
+    pub arrival_wait: Duration,
     /// Append the name of each accepted delivery to this file as soon as it is acknowledged
     #[arg(long, value_name = "FILE", env = "RINGPOST_LOAD_ACK_LOG")]
     pub ack_log: Option<PathBuf>,
@@ -177,8 +193,11 @@ impl LoadArgs {
             sizes: None,
             corpus: None,
             rate: None,
+            warmup: Duration::ZERO,
             search: None,
             search_trial: Duration::from_secs(5),
+            search_samples: 500,
+            search_pause: Duration::from_secs(1),
             recipients_per_message: 1,
             from: "load@example.test".into(),
             to_domain: "example.test".into(),
@@ -197,6 +216,7 @@ impl LoadArgs {
             seed: None,
             threads: 1,
             sink: None,
+            arrival_wait: Duration::from_secs(10),
             ack_log: None,
             tolerate_errors: false,
             reply_timeout: Duration::from_secs(60),
@@ -272,6 +292,10 @@ impl LoadArgs {
             self.domains.is_none_or(|n| n <= limits::DOMAINS),
             "--domains is at most {}",
             limits::DOMAINS
+        );
+        ensure!(
+            self.lasts().is_none_or(|lasts| self.warmup < lasts),
+            "--warmup is shorter than the run, of which it is the first part"
         );
         ensure!(self.interval >= limits::PUBLISH_EVERY, "--interval is at least {:?}", limits::PUBLISH_EVERY);
         let slots = self.messages.unwrap_or(0).saturating_mul(u64::from(self.recipients_per_message));

@@ -25,20 +25,39 @@ impl Desk {
             return Next::Done;
         }
         let next = self.supply.next(now_us);
-        if let Next::Message(Message { intended_us: Some(intended_us), .. }) = next {
-            let late_us = now_us.saturating_sub(intended_us);
-            self.stats.late.record(late_us);
-            self.stats.scheduled += 1;
-            self.stats.late_starts += u64::from(late_us > limits::LATE.as_micros() as u64);
+        // One given back was counted when it was first begun.
+        if let Next::Message(Message { intended_us: Some(intended_us), is_again: false, .. }) = next {
+            self.stats.begun(intended_us, now_us);
         }
         next
+    }
+    /// Ends the account at `now_us`: what was due and never begun has waited until then, and so have those
+    /// that were given back.
+    pub fn close(&mut self, now_us: u64) {
+        let end_us = self.supply.end_us(now_us);
+        self.stats.is_cut = self.supply.has_more(end_us);
+        let overdue_us = end_us.saturating_sub(limits::LATE.as_micros() as u64);
+        while let Some(intended_us) = self.supply.skip_due(overdue_us) {
+            self.stats.begun(intended_us, end_us);
+            self.stats.took(intended_us, end_us);
+            self.stats.not_begun += 1;
+        }
+        for message in self.supply.take_returned() {
+            self.stats.unsent += 1;
+            message.intended_us.into_iter().for_each(|intended_us| self.stats.took(intended_us, end_us));
+        }
     }
     /// The server has accepted a message for these recipients.
     pub fn accept(&mut self, message: Message, begun_us: u64, taken: impl Iterator<Item = u32>, now_us: u64) {
         let stats = &mut self.stats;
+        let bytes = self.plan.size_of(message.number);
         stats.accepted += 1;
-        stats.bytes += self.plan.size_of(message.number);
-        stats.whole.record(now_us.saturating_sub(begun_us));
+        stats.bytes += bytes;
+        if now_us < stats.warmup_us {
+            stats.warmup_accepted += 1;
+            stats.warmup_bytes += bytes;
+        }
+        stats.took(begun_us, now_us);
         stats.last_accept_us = now_us;
         for recipient in taken {
             stats.acknowledged.insert(slot(message, recipient, &self.plan));
@@ -50,8 +69,10 @@ impl Desk {
         }
     }
     /// Whether the server has accepted a message for these recipients will never be known.
-    pub fn give_up(&mut self, message: Message, recipients: impl Iterator<Item = u32>) {
+    pub fn give_up(&mut self, message: Message, recipients: impl Iterator<Item = u32>, now_us: u64) {
         self.stats.unknown += 1;
+        // Left out, it would be missing among the slow ones.
+        message.intended_us.into_iter().for_each(|intended_us| self.stats.took(intended_us, now_us));
         for recipient in recipients {
             self.stats.unresolved.insert(slot(message, recipient, &self.plan));
         }

@@ -7,7 +7,7 @@ use crate::limits;
 use crate::load::desk::{Desk, push_recipient};
 use crate::load::plan::{Message, Next, Plan};
 use crate::load::session::{Body, Ending, Outgoing};
-use crate::load::stats::Kind;
+use crate::load::stats::{Kind, Stage};
 use crate::stamp;
 
 /// What ends the JSON behind the message.
@@ -48,7 +48,7 @@ impl HttpSession {
     pub fn connected(&mut self, now_us: u64, desk: &mut Desk) {
         if !self.is_connected {
             self.is_connected = true;
-            desk.stats.connect.record(now_us - self.opened_us);
+            desk.stats.timed(Stage::Connect, self.opened_us, now_us);
             self.begin(now_us, desk);
         }
     }
@@ -114,7 +114,7 @@ impl HttpSession {
             // One that comes before its request is out: the rest of that is not wanted.
             let is_early = !self.out.is_empty();
             let Some(message) = self.message.take() else { return Err(bad(desk)) };
-            desk.stats.data.record(now_us - self.sent_us);
+            desk.stats.timed(Stage::Data, self.sent_us, now_us);
             if status == 200 && !is_early {
                 self.was_fruitful = true;
                 desk.accept(message, self.begun_us, 0..desk.plan.recipients, now_us);
@@ -136,10 +136,10 @@ impl HttpSession {
     }
     /// Settles what the connection leaves behind: gives back what was not sent in full, counts as
     /// unknown what was.
-    pub fn end(&mut self, desk: &mut Desk) {
+    pub fn end(&mut self, now_us: u64, desk: &mut Desk) {
         if let Some(message) = self.message.take() {
             if self.out.is_empty() {
-                desk.give_up(message, 0..desk.plan.recipients);
+                desk.give_up(message, 0..desk.plan.recipients, now_us);
             } else {
                 desk.supply.give_back(message);
             }
@@ -174,6 +174,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Answer<'_>>, ()> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
     use crate::clock::Clock;
@@ -193,7 +194,7 @@ mod tests {
         let classes = Classes { sizes: vec![args.size], seed: 1 };
         let mut plan = Plan::new(&args, 1, 1, classes, Domains::One(args.to_domain.clone()));
         plan.http = Some("HEAD ".into());
-        let timeline = Timeline::new(std::time::Duration::from_secs(1), None, 0).unwrap();
+        let timeline = Timeline::new(Duration::from_secs(1), Duration::ZERO, None, 0).unwrap();
         let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None, timeline));
         let supply = Supply::new(0, &plan, shared);
         let mut desk = Desk { plan, supply, stats: Stats::default(), acked: Vec::new(), keeps_log: true };
@@ -227,10 +228,13 @@ mod tests {
         assert_eq!(written(&mut session), request(2));
         assert_eq!(session.feed(OK.as_bytes(), 50, &mut desk), Ok(()));
         assert!(session.is_over() && session.was_fruitful && session.out.is_empty());
-        session.end(&mut desk);
+        session.end(50, &mut desk);
         let stats = &desk.stats;
         assert_eq!([stats.accepted, stats.rejected, stats.unknown, stats.bytes], [2, 1, 0, 2 * 4096]);
-        assert_eq!([&stats.connect, &stats.data, &stats.whole].map(|l| l.percentiles().count), [1, 3, 2]);
+        assert_eq!(
+            [&stats.connect, &stats.data, &stats.all_whole()].map(|l| l.percentiles().count),
+            [1, 3, 2]
+        );
         assert_eq!((stats.connect.percentiles().max_us, stats.data.percentiles().max_us), (5, 20));
         assert_eq!(stats.acknowledged.ranges().0, [(0, 1), (4, 5)]);
         assert_eq!(stats.errors[&Kind::Reply { command: "post", code: 503 }].sample, "busy");
@@ -271,7 +275,7 @@ mod tests {
                 written(&mut session);
             }
             assert_eq!(session.feed(text.as_bytes(), 9, &mut desk), ending, "{text}");
-            session.end(&mut desk);
+            session.end(50, &mut desk);
             let stats = &desk.stats;
             let got = [stats.accepted, stats.rejected, stats.unknown, desk.supply.returned()];
             assert_eq!(got, counts, "{text}");

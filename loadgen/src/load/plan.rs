@@ -52,6 +52,8 @@ pub struct Plan {
     pub seed: u64,
     pub tolerate_errors: bool,
     pub reply_timeout_us: u64,
+    /// Run time before which nothing is measured.
+    pub warmup_us: u64,
 }
 
 /// What a client proves itself with, in base64.
@@ -102,6 +104,7 @@ impl Plan {
             seed,
             tolerate_errors: args.tolerate_errors,
             reply_timeout_us: args.reply_timeout.as_micros() as u64,
+            warmup_us: args.warmup.as_micros() as u64,
         }
     }
     /// Content bytes of message `number`.
@@ -128,8 +131,10 @@ pub struct Published {
 /// What the threads of a run share.
 pub struct Shared {
     pub clock: Clock,
-    /// No new message is begun any more.
-    pub stop: AtomicBool,
+    /// When the run was ended, in run time: no new message is begun any more.
+    stopped_us: AtomicU64,
+    /// It was the user who ended it.
+    is_interrupted: AtomicBool,
     /// Why the run ends early.
     pub failure: Mutex<Option<String>>,
     pub published: Vec<Published>,
@@ -150,7 +155,8 @@ impl Shared {
     ) -> Shared {
         Shared {
             clock,
-            stop: AtomicBool::new(false),
+            stopped_us: AtomicU64::new(u64::MAX),
+            is_interrupted: AtomicBool::new(false),
             failure: Mutex::new(None),
             published: (0..threads).map(|_| Published::default()).collect(),
             ack_log,
@@ -163,10 +169,23 @@ impl Shared {
     /// Ends the run because of `reason`; the first one counts.
     pub fn fail(&self, reason: String) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop();
+    }
+    /// Ends the run because the user says so.
+    pub fn interrupt(&self) {
+        if !self.is_stopped() {
+            self.is_interrupted.store(true, Ordering::Relaxed);
+            self.stop();
+        }
+    }
+    fn stop(&self) {
+        self.stopped_us.fetch_min(self.clock.now_us(), Ordering::Relaxed);
     }
     pub fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stopped_us.load(Ordering::Relaxed) != u64::MAX
+    }
+    pub fn is_interrupted(&self) -> bool {
+        self.is_interrupted.load(Ordering::Relaxed)
     }
     pub fn timeline(&self) -> MutexGuard<'_, Timeline> {
         self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,16 +194,12 @@ impl Shared {
     pub fn cpu(&self) -> Duration {
         Duration::from_nanos(self.sum(|thread| &thread.cpu_ns))
     }
-    /// CPU of the thread that used most.
-    pub fn busiest(&self) -> Duration {
-        let cpu = |thread: &Published| thread.cpu_ns.load(Ordering::Relaxed);
-        Duration::from_nanos(self.published.iter().map(cpu).max().unwrap_or(0))
-    }
     pub fn snapshot(&self, total: Option<u64>) -> Snapshot {
         Snapshot {
             elapsed: Duration::from_micros(self.clock.now_us()),
             messages: self.sum(|thread| &thread.accepted),
             total,
+            lasts: (self.deadline_us < u64::MAX).then(|| Duration::from_micros(self.deadline_us)),
             bytes: self.sum(|thread| &thread.bytes),
             troubled: self.sum(|thread| &thread.troubled),
             connections: self.sum(|thread| &thread.open),
@@ -202,6 +217,8 @@ pub struct Message {
     pub number: u64,
     /// When it was meant to be sent, in run time; none where that is whenever there is room.
     pub intended_us: Option<u64>,
+    /// It was begun before, and given back.
+    pub is_again: bool,
 }
 
 /// What a connection with room for a message gets.
@@ -259,7 +276,8 @@ impl Supply {
             return Next::Later(due_us);
         }
         if let Some(schedule) = &mut self.schedule {
-            let message = Message { number: schedule.number, intended_us: Some(schedule.arrivals.next_us()) };
+            let intended_us = Some(schedule.arrivals.next_us());
+            let message = Message { number: schedule.number, intended_us, is_again: false };
             schedule.advance(schedule.stride);
             return Next::Message(message);
         }
@@ -267,13 +285,14 @@ impl Supply {
         if number >= self.shared.end_number {
             return Next::Done;
         }
-        Next::Message(Message { number, intended_us: None })
+        Next::Message(Message { number, intended_us: None, is_again: false })
     }
     /// Nothing will be given out any more, unless a message is given back.
     pub fn is_done(&self, now_us: u64) -> bool {
-        if self.shared.is_stopped() {
-            return true;
-        }
+        self.shared.is_stopped() || !self.has_more(now_us)
+    }
+    /// There is more to give out at `now_us`, as far as the run was planned.
+    pub fn has_more(&self, now_us: u64) -> bool {
         // Arrivals that were due before the deadline belong to the run even when they are late. A
         // message given back does not: a server that stays away would hold the run for ever.
         let begins_us = self.due_us().unwrap_or(now_us);
@@ -283,7 +302,22 @@ impl Supply {
         };
         let is_exhausted = next >= self.shared.end_number;
         let has_returned = !self.returned.is_empty() && now_us < self.shared.deadline_us;
-        !has_returned && (is_exhausted || begins_us >= self.shared.deadline_us)
+        has_returned || !(is_exhausted || begins_us >= self.shared.deadline_us)
+    }
+    /// When the run was stopped; now, if it was not.
+    pub fn end_us(&self, now_us: u64) -> u64 {
+        now_us.min(self.shared.stopped_us.load(Ordering::Relaxed))
+    }
+    /// Takes the next message off the schedule that was due before `until_us` and belongs to the run;
+    /// gives its intended time.
+    pub fn skip_due(&mut self, until_us: u64) -> Option<u64> {
+        let schedule = self.schedule.as_mut()?;
+        let due_us = schedule.arrivals.next_us();
+        if schedule.number >= self.shared.end_number || due_us >= until_us.min(self.shared.deadline_us) {
+            return None;
+        }
+        schedule.advance(schedule.stride);
+        Some(due_us)
     }
     /// When the next message is due, if that is after `now_us`.
     pub fn wait_until(&self, now_us: u64) -> Option<u64> {
@@ -294,9 +328,14 @@ impl Supply {
     }
     /// Takes back a message that the server certainly has not accepted.
     pub fn give_back(&mut self, message: Message) {
-        self.returned.push(message);
+        self.returned.push(Message { is_again: true, ..message });
     }
-    /// Messages given back and not sent again.
+    /// Takes the messages that were given back and not sent again.
+    pub fn take_returned(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.returned)
+    }
+    /// How many there are.
+    #[cfg(test)]
     pub fn returned(&self) -> u64 {
         self.returned.len() as u64
     }
@@ -314,7 +353,7 @@ mod tests {
     fn supply(change: impl Fn(&mut LoadArgs)) -> Supply {
         let mut args = LoadArgs::new("127.0.0.1:25".parse().unwrap(), 3);
         change(&mut args);
-        let timeline = Timeline::new(Duration::from_secs(1), None, 0).unwrap();
+        let timeline = Timeline::new(Duration::from_secs(1), Duration::ZERO, None, 0).unwrap();
         let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None, timeline));
         Supply::new(0, &plan(&args, 1), shared)
     }
@@ -324,7 +363,7 @@ mod tests {
         let mut args = LoadArgs::new("127.0.0.1:25".parse().unwrap(), 1000);
         args.rate = Some("500..5000/s@100ms,2000/s@1s".parse().unwrap());
         let all = |threads: u16| {
-            let timeline = Timeline::new(Duration::from_secs(1), None, 0).unwrap();
+            let timeline = Timeline::new(Duration::from_secs(1), Duration::ZERO, None, 0).unwrap();
             let shared = Arc::new(Shared::new(&args, threads, Clock::start(), None, timeline));
             let mut messages = Vec::new();
             for index in 0..usize::from(threads) {
@@ -350,12 +389,13 @@ mod tests {
     #[test]
     fn numbers_are_given_once_and_again_when_given_back() {
         let mut supply = supply(|_| ());
-        let message = |number| Next::Message(Message { number, intended_us: None });
+        let again = |number| Message { number, intended_us: None, is_again: true };
+        let message = |number| Next::Message(Message { is_again: false, ..again(number) });
         assert_eq!([supply.next(0), supply.next(0), supply.next(0)], [0, 1, 2].map(message));
         assert_eq!(supply.next(0), Next::Done);
-        supply.give_back(Message { number: 1, intended_us: None });
-        assert_eq!((supply.next(0), supply.next(0)), (message(1), Next::Done));
-        supply.give_back(Message { number: 2, intended_us: None });
+        supply.give_back(again(1));
+        assert_eq!((supply.next(0), supply.next(0)), (Next::Message(again(1)), Next::Done));
+        supply.give_back(again(2));
         supply.shared.fail("why".into());
         assert_eq!((supply.next(0), supply.returned()), (Next::Done, 1));
     }
@@ -379,7 +419,7 @@ mod tests {
     fn a_deadline_ends_the_supply() {
         let mut closed = supply(|args| args.duration = Some(Duration::from_secs(1)));
         assert!(matches!(closed.next(999_999), Next::Message(_)));
-        closed.give_back(Message { number: 0, intended_us: None });
+        closed.give_back(Message { number: 0, intended_us: None, is_again: false });
         assert_eq!((closed.next(1_000_000), closed.returned()), (Next::Done, 1));
         let mut open = supply(|args| {
             args.rate = Some(RateProfile::fixed(1.0));

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use crate::load::desk::{Desk, push_recipient};
 use crate::load::plan::{Message, Next, Plan};
 use crate::load::replies::{BadReply, Line, Replies};
-use crate::load::stats::Kind;
+use crate::load::stats::{Kind, Stage};
 use crate::load::tls::TlsMode;
 use crate::stamp;
 
@@ -240,11 +240,11 @@ impl Session {
     }
     /// Settles what the connection leaves behind: gives back what was not sent in full, counts as
     /// unknown what was.
-    pub fn end(&mut self, desk: &mut Desk) {
+    pub fn end(&mut self, now_us: u64, desk: &mut Desk) {
         if let Some(message) = self.envelope.message.take() {
             if self.envelope.is_chunk && self.out.body.is_none() {
                 // The whole message is out; recipients whose reply is missing may have been taken.
-                desk.give_up(message, 0..desk.plan.recipients);
+                desk.give_up(message, 0..desk.plan.recipients, now_us);
             } else {
                 desk.supply.give_back(message);
             }
@@ -253,7 +253,7 @@ impl Session {
             if self.out.body.is_some() {
                 desk.supply.give_back(message);
             } else {
-                desk.give_up(message, self.body.taken.iter().copied());
+                desk.give_up(message, self.body.taken.iter().copied(), now_us);
             }
         }
         self.awaited.clear();
@@ -305,7 +305,7 @@ impl Session {
         }
         match awaited {
             Awaited::Greeting if is_good => {
-                desk.stats.connect.record(now_us - self.opened_us);
+                desk.stats.timed(Stage::Connect, self.opened_us, now_us);
                 self.send(b"EHLO load.ringpost.invalid\r\n", Awaited::Ehlo);
             }
             Awaited::Ehlo if !is_good => self.send(b"HELO load.ringpost.invalid\r\n", Awaited::Helo),
@@ -409,14 +409,14 @@ impl Session {
         now_us: u64,
         desk: &mut Desk,
     ) -> Result<(), Ending> {
-        let waited_us = now_us - self.envelope.sent_us;
+        let since_us = self.envelope.sent_us;
         match awaited {
             Awaited::Mail => {
-                desk.stats.mail.record(waited_us);
+                desk.stats.timed(Stage::Mail, since_us, now_us);
                 self.envelope.is_refused = !is_good;
             }
             Awaited::Rcpt(recipient) => {
-                desk.stats.rcpt.record(waited_us);
+                desk.stats.timed(Stage::Rcpt, since_us, now_us);
                 if is_good {
                     self.envelope.taken.push(recipient);
                 }
@@ -504,7 +504,7 @@ impl Session {
     fn body_reply(&mut self, is_good: bool, now_us: u64, desk: &mut Desk) {
         let Some(message) = self.body.message.take() else { return };
         let stats = &mut desk.stats;
-        stats.data.record(now_us - self.body.sent_us);
+        stats.timed(Stage::Data, self.body.sent_us, now_us);
         if !is_good {
             stats.rejected += 1;
             return;

@@ -1,10 +1,12 @@
 //! What one thread of the source has measured.
 //!
 //! Owns: counts, latencies, acknowledged deliveries, errors by kind. Promises: threads' parts add
-//! up. Must not: decide anything.
+//! up; what began in the warm-up is in no latency. Must not: decide anything.
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
+use crate::cpu::Strain;
 use crate::limits;
 use crate::report::Latency;
 use crate::slots::SlotSet;
@@ -47,9 +49,21 @@ pub struct ErrorCount {
     pub sample: String,
 }
 
+/// A part of a message's way that is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Connect,
+    Tls,
+    Mail,
+    Rcpt,
+    Data,
+}
+
 /// The measurements of one thread; the counts mean what [`crate::LoadReport`] says.
 #[derive(Default)]
 pub struct Stats {
+    /// Run time before which nothing is measured.
+    pub warmup_us: u64,
     pub accepted: u64,
     pub rejected: u64,
     pub unknown: u64,
@@ -57,10 +71,20 @@ pub struct Stats {
     pub connections: u64,
     /// Content bytes of accepted messages.
     pub bytes: u64,
-    /// Messages begun at a fixed rate, and those of them begun later than
-    /// [`limits::LATE`] after their time.
+    /// Of `accepted` and `bytes`, what was accepted in the warm-up.
+    pub warmup_accepted: u64,
+    pub warmup_bytes: u64,
+    /// Messages whose time came, at a fixed rate; those of them behind the warm-up; and those of these
+    /// begun later than [`limits::LATE`] after their time, or not at all.
+    pub due: u64,
     pub scheduled: u64,
     pub late_starts: u64,
+    /// Messages whose time came more than [`limits::LATE`] before the run was ended, and never begun.
+    pub not_begun: u64,
+    /// When the last message was due.
+    pub last_due_us: u64,
+    /// There was more to send when the run was ended.
+    pub is_cut: bool,
     /// Run time of the last final reply.
     pub last_accept_us: u64,
     pub connect: Latency,
@@ -69,20 +93,30 @@ pub struct Stats {
     pub rcpt: Latency,
     pub data: Latency,
     /// Of messages since the last [`Stats::take_share`]; earlier ones are in `whole_before`.
-    pub whole: Latency,
+    whole: Latency,
     whole_before: Latency,
+    /// Of messages of the warm-up since the last share, for the picture only.
+    warmup: Latency,
     /// From the intended time of a message to its MAIL.
     pub late: Latency,
-    /// Time the thread was ready to run and had no processor.
-    pub starved_us: u64,
+    /// CPU of the threads behind the warm-up.
+    pub cpu: Duration,
+    /// What the hardest pressed thread had of its time behind the warm-up, and in its worst stretch.
+    pub strain: Strain,
+    pub worst: Strain,
     pub errors: BTreeMap<Kind, ErrorCount>,
     pub acknowledged: SlotSet,
     pub unresolved: SlotSet,
-    /// Errors that shares have accounted for.
+    /// Errors, and accepted messages, that shares have accounted for.
     told: BTreeMap<Kind, u64>,
+    told_accepted: u64,
 }
 
 impl Stats {
+    /// Of a run in which nothing before `warmup_us` is measured.
+    pub fn new(warmup_us: u64) -> Stats {
+        Stats { warmup_us, ..Stats::default() }
+    }
     /// Counts an error; `text` is kept for the first of its kind.
     pub fn error(&mut self, kind: Kind, text: &[u8]) {
         let error = self.errors.entry(kind).or_default();
@@ -92,10 +126,49 @@ impl Stats {
         }
         error.count += 1;
     }
+    /// Notes how long a stage took that ends now.
+    pub fn timed(&mut self, stage: Stage, since_us: u64, now_us: u64) {
+        if since_us < self.warmup_us {
+            return;
+        }
+        let latency = match stage {
+            Stage::Connect => &mut self.connect,
+            Stage::Tls => &mut self.tls,
+            Stage::Mail => &mut self.mail,
+            Stage::Rcpt => &mut self.rcpt,
+            Stage::Data => &mut self.data,
+        };
+        latency.record(now_us.saturating_sub(since_us));
+    }
+    /// Notes how long a message took from its beginning until now: to its final reply, or, where none came
+    /// to one that was due, at least.
+    pub fn took(&mut self, begun_us: u64, now_us: u64) {
+        let is_warmup = begun_us < self.warmup_us;
+        let latency = if is_warmup { &mut self.warmup } else { &mut self.whole };
+        latency.record(now_us.saturating_sub(begun_us));
+    }
+    /// Notes that a message due at `intended_us` is begun now, or is given up.
+    pub fn begun(&mut self, intended_us: u64, now_us: u64) {
+        self.due += 1;
+        self.last_due_us = self.last_due_us.max(intended_us);
+        if intended_us < self.warmup_us {
+            return;
+        }
+        let late_us = now_us.saturating_sub(intended_us);
+        self.late.record(late_us);
+        self.scheduled += 1;
+        self.late_starts += u64::from(late_us > limits::LATE.as_micros() as u64);
+    }
     /// What has come since the last share, for the timeline.
     pub fn take_share(&mut self) -> Share {
         self.whole_before.merge(&self.whole);
-        let mut share = Share { latency: std::mem::take(&mut self.whole), errors: BTreeMap::new() };
+        let mut share = Share {
+            accepted: self.accepted - self.told_accepted,
+            latency: std::mem::take(&mut self.whole),
+            warmup: std::mem::take(&mut self.warmup),
+            errors: BTreeMap::new(),
+        };
+        self.told_accepted = self.accepted;
         for (&kind, error) in &self.errors {
             let told = self.told.entry(kind).or_default();
             if error.count > *told {
@@ -118,9 +191,17 @@ impl Stats {
         self.unsent += other.unsent;
         self.connections += other.connections;
         self.bytes += other.bytes;
+        self.warmup_accepted += other.warmup_accepted;
+        self.warmup_bytes += other.warmup_bytes;
+        self.cpu += other.cpu;
+        self.due += other.due;
         self.scheduled += other.scheduled;
         self.late_starts += other.late_starts;
-        self.starved_us = self.starved_us.max(other.starved_us);
+        self.not_begun += other.not_begun;
+        self.is_cut |= other.is_cut;
+        self.strain = self.strain.or(other.strain);
+        self.worst = self.worst.or(other.worst);
+        self.last_due_us = self.last_due_us.max(other.last_due_us);
         self.last_accept_us = self.last_accept_us.max(other.last_accept_us);
         self.connect.merge(&other.connect);
         self.tls.merge(&other.tls);

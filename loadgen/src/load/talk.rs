@@ -63,10 +63,10 @@ impl Talk {
         }
     }
     /// See [`Session::end`].
-    pub fn end(&mut self, desk: &mut Desk) {
+    pub fn end(&mut self, now_us: u64, desk: &mut Desk) {
         match self {
-            Talk::Smtp(session) => session.end(desk),
-            Talk::Http(session) => session.end(desk),
+            Talk::Smtp(session) => session.end(now_us, desk),
+            Talk::Http(session) => session.end(now_us, desk),
         }
     }
     /// What is to be written.

@@ -15,15 +15,16 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 use rustls::{ClientConfig, ClientConnection};
 
+use crate::cpu::{self, Meter};
 use crate::epoll::{Events, Poller, Ready};
+use crate::limits;
 use crate::load::desk::Desk;
 use crate::load::plan::{Plan, Shared, Supply};
 use crate::load::session::Ending;
-use crate::load::stats::{Kind, Stats};
+use crate::load::stats::{Kind, Stage, Stats};
 use crate::load::talk::Talk;
 use crate::load::tls::{self, TlsMode};
 use crate::message::Stock;
-use crate::{cpu, limits};
 
 /// A place for one connection at a time.
 struct Slot {
@@ -67,6 +68,8 @@ pub struct Worker {
     open: u64,
     published_us: u64,
     swept_us: u64,
+    /// Begun when the warm-up is over.
+    meter: Option<Meter>,
 }
 
 /// How a connection came to its end.
@@ -93,6 +96,7 @@ impl Worker {
         let slot = || Slot { socket: None, tls: None, session: session(), alive_us: 0, heard: false };
         let slots: Vec<Slot> = std::iter::repeat_with(slot).take(plan.connections_of(index)).collect();
         let supply = Supply::new(index, &plan, shared.clone());
+        let stats = Stats::new(plan.warmup_us);
         let keeps_log = shared.ack_log.is_some();
         let interval_us = shared.timeline().interval_us();
         Ok(Worker {
@@ -100,7 +104,7 @@ impl Worker {
             poller: Poller::new()?,
             waiting: (0..slots.len()).map(|slot| (0, slot)).collect(),
             slots,
-            desk: Desk { plan, supply, stats: Stats::default(), acked: Vec::new(), keeps_log },
+            desk: Desk { plan, supply, stats, acked: Vec::new(), keeps_log },
             stock,
             chunks,
             tls: tls::config()?,
@@ -113,6 +117,7 @@ impl Worker {
             open: 0,
             published_us: 0,
             swept_us: 0,
+            meter: None,
             shared,
         })
     }
@@ -122,14 +127,19 @@ impl Worker {
         if let Err(error) = &result {
             self.shared.fail(error.to_string());
         }
+        let now_us = self.shared.clock.now_us();
+        self.desk.close(now_us);
         self.hand_in();
-        self.publish();
-        self.desk.stats.starved_us = cpu::thread_starved().as_micros() as u64;
-        self.desk.stats.unsent += self.desk.supply.returned();
+        self.publish(now_us);
+        let stats = &mut self.desk.stats;
+        if let Some(meter) = self.meter {
+            (stats.cpu, stats.strain, stats.worst) = meter.finish(now_us);
+        }
         result.map(|()| self.desk.stats)
     }
     fn serve(&mut self) -> anyhow::Result<()> {
         let mut events = Events::new();
+        self.publish(self.shared.clock.now_us());
         loop {
             let now_us = self.shared.clock.now_us();
             self.open_due(now_us)?;
@@ -143,6 +153,9 @@ impl Worker {
             let timeout = Duration::from_micros(wake_us.saturating_sub(now_us)).min(limits::SOURCE_SLEEP);
             self.poller.wait(timeout, &mut events)?;
             let now_us = self.shared.clock.now_us();
+            // Those whose time came in the wait go to connections that have nothing to do, rather than
+            // behind a body on one that has.
+            self.begin_due(now_us);
             if now_us / self.interval_us > self.interval {
                 self.hand_in();
                 self.interval = now_us / self.interval_us;
@@ -153,7 +166,7 @@ impl Worker {
             self.flush_log()?;
             if now_us - self.published_us >= limits::PUBLISH_EVERY.as_micros() as u64 {
                 self.published_us = now_us;
-                self.publish();
+                self.publish(now_us);
             }
             if now_us - self.swept_us >= 1_000_000 {
                 self.swept_us = now_us;
@@ -375,7 +388,7 @@ impl Worker {
         let place = &mut self.slots[slot];
         (place.socket, place.tls) = (None, None);
         let is_leaving = place.session.is_leaving();
-        place.session.end(&mut self.desk);
+        place.session.end(now_us, &mut self.desk);
         self.open -= 1;
         let pause_us = limits::RECONNECT_WAIT.as_micros() as u64;
         if place.session.was_fruitful() {
@@ -430,7 +443,12 @@ impl Worker {
         }
         Ok(())
     }
-    fn publish(&self) {
+    fn publish(&mut self, now_us: u64) {
+        match &mut self.meter {
+            Some(meter) => meter.read(now_us),
+            None if now_us >= self.desk.plan.warmup_us => self.meter = Some(Meter::begin(now_us)),
+            None => {}
+        }
         let published = &self.shared.published[self.index];
         let stats = &self.desk.stats;
         published.accepted.store(stats.accepted, Ordering::Relaxed);
@@ -482,7 +500,7 @@ fn decrypt(
     }
     if !tls.is_measured && !tls.connection.is_handshaking() {
         tls.is_measured = true;
-        desk.stats.tls.record(now_us - tls.begun_us);
+        desk.stats.timed(Stage::Tls, tls.begun_us, now_us);
     }
     Ok(())
 }

@@ -19,13 +19,13 @@ use slab::Slab;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::wall_us;
+use crate::cpu::{self, Meter, Strain};
 use crate::epoll::{Events, Poller, Ready};
-use crate::report::Latency;
+use crate::limits;
 use crate::sink::content::Summary;
 use crate::sink::model::TlsVariant;
 use crate::sink::session::{Answer, Receiver, Session};
 use crate::sink::{Listener, Shared};
-use crate::{cpu, limits};
 
 /// The first words of a sink without models.
 const GREETING: &[u8] = b"220 sink.ringpost.invalid ESMTP ringpost sink\r\n";
@@ -71,35 +71,23 @@ pub struct Worker {
     pauses: BinaryHeap<Reverse<(u64, usize, u64)>>,
     serial: u64,
     desk: Desk,
-    /// Readings at the first mail this thread took, and the latest while mail came.
-    busy: Option<(Reading, Reading)>,
+    /// Begun with the first mail this thread took, read while mail comes.
+    meter: Option<Meter>,
     buffer: Vec<u8>,
     plain: Vec<u8>,
     replies: Vec<u8>,
 }
 
-/// What a thread had used at one time.
-#[derive(Clone, Copy)]
-struct Reading {
-    at_us: u64,
-    cpu: Duration,
-    starved: Duration,
-}
-
-/// What one thread has measured.
+/// What one thread has measured: what it had of the time in which mail came, and of the worst stretch of it.
 #[derive(Default)]
 pub struct Measured {
-    /// End to end.
-    pub latency: Latency,
-    /// CPU, and time without a processor, over the time in which mail came.
-    pub busy_share: f64,
-    pub starved_share: f64,
+    pub strain: Strain,
+    pub worst: Strain,
 }
 
 /// Where the sessions of a thread hand their messages in.
 struct Desk {
     shared: Arc<Shared>,
-    latency: Latency,
     seen: Vec<u8>,
     /// Wall time of the read that is being worked on.
     now_us: u64,
@@ -178,11 +166,8 @@ impl Receiver for Scene<'_> {
             self.visit.delay_us += receiver.model.data_delay.us();
         }
         let desk = &mut *self.desk;
-        if let Some(stamp) = summary.stamp {
-            desk.latency.record(desk.now_us.saturating_sub(stamp.sent_us));
-        }
         let log = desk.shared.seen_log.is_some().then_some(&mut desk.seen);
-        desk.shared.ledger().enter(summary, recipients, log);
+        desk.shared.ledger().enter(summary, recipients, desk.now_us, log);
         (desk.took_mail, desk.has_news) = (true, true);
         true
     }
@@ -194,14 +179,7 @@ impl Worker {
         for (place, listener) in listeners.iter().enumerate() {
             poller.add_listener(&listener.socket, place as u64)?;
         }
-        let desk = Desk {
-            shared,
-            latency: Latency::default(),
-            seen: Vec::new(),
-            now_us: 0,
-            took_mail: false,
-            has_news: false,
-        };
+        let desk = Desk { shared, seen: Vec::new(), now_us: 0, took_mail: false, has_news: false };
         Ok(Worker {
             index,
             listeners,
@@ -210,7 +188,7 @@ impl Worker {
             pauses: BinaryHeap::new(),
             serial: 0,
             desk,
-            busy: None,
+            meter: None,
             buffer: vec![0; limits::SINK_READ_BYTES],
             plain: Vec::new(),
             replies: Vec::new(),
@@ -236,12 +214,9 @@ impl Worker {
         }
         self.publish();
         self.desk.shared.open.fetch_sub(self.connections.len() as u64, Ordering::Relaxed);
-        let (busy_share, starved_share) = self.busy.map_or((0.0, 0.0), |(first, last)| {
-            let seconds = (last.at_us.saturating_sub(first.at_us) as f64 / 1e6).max(1e-6);
-            let share = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() / seconds;
-            (share(first.cpu, last.cpu), share(first.starved, last.starved))
-        });
-        Ok(Measured { latency: self.desk.latency, busy_share, starved_share })
+        let Some(meter) = self.meter else { return Ok(Measured::default()) };
+        let (_, strain, worst) = meter.so_far();
+        Ok(Measured { strain, worst })
     }
     /// Moves those on whose pause is over. Returns how long nothing is due.
     fn wake(&mut self) -> io::Result<Duration> {
@@ -263,9 +238,8 @@ impl Worker {
         let cpu = cpu::thread();
         shared.cpu_ns[self.index].store(cpu.as_nanos() as u64, Ordering::Relaxed);
         if std::mem::take(&mut self.desk.has_news) {
-            let now = Reading { at_us: shared.now_us(), cpu, starved: cpu::thread_starved() };
-            let first = self.busy.map_or(now, |(first, _)| first);
-            self.busy = Some((first, now));
+            let now_us = shared.now_us();
+            self.meter.get_or_insert_with(|| Meter::begin(now_us)).read(now_us);
         }
     }
     fn accept(&mut self, place: usize) -> io::Result<()> {

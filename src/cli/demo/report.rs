@@ -60,11 +60,7 @@ impl fmt::Display for DemoReport {
             self.server_cpu_us_per_message, self.source_cpu_us_per_message, self.sink_cpu_us_per_message
         )?;
         writeln!(f, "  memory      {:>8.1} MB resident in the server", self.server_rss_bytes as f64 / 1e6)?;
-        writeln!(
-            f,
-            "  {:<11} {:>10} {:>10} {:>10} {:>10} {:>10}",
-            "latency", "p50", "p90", "p99", "p99.9", "max"
-        )?;
+        writeln!(f, "  {:<11} {}", "latency", Percentiles::HEAD)?;
         writeln!(f, "  {:<11} {}", "accept", self.accept_latency)?;
         writeln!(f, "  {:<11} {}", "end to end", self.end_to_end_latency)?;
         let commit = &self.server.counters.commit_us;
@@ -73,8 +69,8 @@ impl fmt::Display for DemoReport {
                 [commit.p50, commit.p90, commit.p99, commit.p999, commit.max].map(|us| us as f64 / 1e3);
             writeln!(
                 f,
-                "  {:<11} {p50:>7.2} ms {p90:>7.2} ms {p99:>7.2} ms {p999:>7.2} ms {max:>7.2} ms",
-                "commit"
+                "  {:<11} {:>9} {p50:>7.2} ms {p90:>7.2} ms {p99:>7.2} ms {p999:>7.2} ms {max:>7.2} ms",
+                "commit", commit.count
             )?;
         }
         if cfg!(debug_assertions) {

@@ -1,8 +1,9 @@
 //! Sectors that the device does not give back: they cost what stood in them, and nobody waits for them.
 use std::collections::BTreeSet;
 
+use super::crash::recover_all;
 use super::disk::{Disk, SECTOR};
-use super::world::{BLOCK, Memory, World, config, recover_all};
+use super::world::{BLOCK, Memory, World, config};
 use crate::limits;
 use crate::mail::id::MessageId;
 use crate::spool::format::GroupHeader;
