@@ -218,7 +218,7 @@ fn an_interrupted_source_still_waits_for_what_it_has_sent() {
     struct Impatient(Mutex<Option<Instant>>);
     impl Progress for Impatient {
         fn update(&self, _: &Snapshot) {}
-        fn phase(&self, _: &str) {
+        fn resume(&self) {
             *self.0.lock().unwrap() = Some(Instant::now());
         }
         fn stopped(&self) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Model`] and reading it from TOML, the shipped providers included. Promises: a key that
 //! does not exist, a model that does not, a reply that is none, are errors that name the place. Must
-//! not: decide about mail (`judge` does).
+//! not: decide about mail (`world` does).
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +163,8 @@ impl Model {
             "messages_per_second and burst must be positive"
         );
         ensure!(self.outage_for.0 <= self.outage_every.0, "outage_for is longer than outage_every");
+        let is_line = self.banner.bytes().all(|c| c.is_ascii_graphic() || c == b' ');
+        ensure!(is_line && !self.banner.is_empty(), "banner = {:?} is not one line of ASCII", self.banner);
         for (name, reply) in [
             ("too_many_connections", &self.too_many_connections),
             ("too_many_messages", &self.too_many_messages),
@@ -311,6 +313,7 @@ mod tests {
             ("[[receiver]]\ndrop_share = 2.0", "drop_share"),
             ("[[receiver]]\ntempfail = \"later\"", "is no reply"),
             ("[[receiver]]\nunknown = \"550-a\\n551 b\"", "is no reply"),
+            ("[[receiver]]\nbanner = \"a\\r\\n250 b\"", "is not one line"),
             ("[[receiver]]\ngreylist = \"soon\"", "is not a time"),
             ("[[receiver]]\nname = \"a b\"", "is no name"),
         ] {
