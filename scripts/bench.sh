@@ -6,6 +6,7 @@
 #        scripts/bench.sh --curves [--backlog N[,N…]] [BINARY]
 #        scripts/bench.sh --sessions [N] [BINARY]
 #        scripts/bench.sh --latency RATE[,RATE…] [BINARY]
+#        scripts/bench.sh --hot [-n ROUNDS] [BINARY]
 #
 # Rounds (7 by default) are interleaved: each round runs every case once, in another order, so that what
 # changes on the machine meanwhile meets all of them alike. Given several binaries, each case is run with
@@ -19,6 +20,10 @@
 # from memory where it fits there. --sessions shows the memory of that many open sessions (10,000).
 # --latency holds a rate for 20 seconds and shows how long a message waits for its 250, from the moment it
 # was due (its commands included), and beside it the commits of the same run: what the bare log took.
+#
+# --hot relays mail of which nine in ten are for one domain, by one worker and by two, each worker held to a
+# fifth of a core: what is left is for source and sink, so that two can do twice as much where they are not in
+# each other's way. It needs root, and the cpu controller of cgroup v1 in /sys/fs/cgroup/cpu.
 #
 # Of the cases, accept ones take mail in alone, relay ones deliver it as well; one-each is a connection for each
 # message (so sessions/s are messages/s), all others use theirs again; tls begins each connection with
@@ -58,6 +63,9 @@ CASES = {
     "relay-64k": (10_000, [], ["--size", "64KiB"], True),
 }
 LIMIT = 120
+CGROUPS = "/sys/fs/cgroup/cpu"
+QUOTA = 0.2
+groups = []
 children = []
 
 
@@ -179,14 +187,19 @@ def make_certificate(work):
     )
 
 
-def run(binary, case, share):
+def run(binary, case, share, quota=None):
     messages, serve_flags, load_flags, delivered = CASES[case]
     messages //= share
     work = tempfile.mkdtemp(prefix="bench.", dir=os.environ["WORK_DIR"])
     port = free_port() if delivered else 9
     if "--tls-cert" in serve_flags:
         make_certificate(work)
-    server = Server(binary, work, [flag.format(work=work) for flag in serve_flags], f"127.0.0.1:{port}")
+    with open(os.path.join(work, "hot"), "w") as domains:
+        domains.write("hot.test 90\n" + "".join(f"d{n}.test 1\n" for n in range(10)))
+    serve_flags, load_flags = ([flag.format(work=work) for flag in flags] for flags in (serve_flags, load_flags))
+    server = Server(binary, work, serve_flags, f"127.0.0.1:{port}")
+    if quota:
+        hold_back(server.pid, quota)
     # Warm: segments are there, connections were made, memory was touched.
     if delivered:
         sink = Sink(work, port, messages // 5)
@@ -313,6 +326,42 @@ def sessions(args):
     shutil.rmtree(work)
 
 
+def hold_back(pid, share):
+    """Gives each worker thread this share of a core; the groups go when the threads are gone."""
+    for task in os.listdir(f"/proc/{pid}/task"):
+        if not open(f"/proc/{pid}/task/{task}/comm").read().startswith("worker-"):
+            continue
+        group = tempfile.mkdtemp(prefix="ringpost-", dir=CGROUPS)
+        groups.append(group)
+        for file, value in (("cpu.cfs_period_us", 5000), ("cpu.cfs_quota_us", int(5000 * share)), ("tasks", task)):
+            with open(os.path.join(group, file), "w") as out:
+                out.write(str(value))
+
+
+def let_go():
+    while groups:
+        os.rmdir(groups.pop())
+
+
+def hot(args):
+    binary = (args.binary or [DEFAULT])[0]
+    if not os.access(os.path.join(CGROUPS, "cpu.cfs_quota_us"), os.W_OK):
+        sys.exit(f"--hot needs root and the cpu controller of cgroup v1 in {CGROUPS}")
+    results = {1: [], 2: []}
+    for _ in range(args.rounds):
+        for workers in results:
+            CASES["hot"] = (40_000, ["--workers", str(workers)], ["--domain-list", "{work}/hot"], True)
+            results[workers].append(run(binary, "hot", 1, QUOTA))
+            let_go()
+    print(f"{machine()}; durability disk; {args.rounds} rounds; each worker has {QUOTA:.0%} of a core\n")
+    print("| workers | messages/s | least–most | ÷ first | server µs |\n|---:|---:|---:|---:|---:|")
+    first = median(r["rate"] for r in results[1])
+    for workers, runs in results.items():
+        rates = [r["rate"] for r in runs]
+        print(f"| {workers} | {median(rates):,.0f} | {min(rates):,.0f}–{max(rates):,.0f} | {median(rates) / first:.2f} |"
+              f" {median(r['server'] for r in runs):.1f} |")
+
+
 def machine():
     model = re.search(r"model name\s*: (.*)", open("/proc/cpuinfo").read())
     where = subprocess.run(["df", "--output=fstype,source", os.environ["WORK_DIR"]], stdout=subprocess.PIPE, text=True)
@@ -395,13 +444,14 @@ def memory(args):
         sys.exit("memory grows with the number of messages that have passed")
 
 
-parser = argparse.ArgumentParser(usage="scripts/bench.sh [-n ROUNDS] [-c CASE,…] [-q] [--rss [--rate N]] [--curves] [--sessions [N]] [--latency RATE,…] [BINARY…]")
+parser = argparse.ArgumentParser(usage="scripts/bench.sh [-n ROUNDS] [-c CASE,…] [-q] [--rss [--rate N]] [--curves] [--sessions [N]] [--latency RATE,…] [--hot] [BINARY…]")
 parser.add_argument("-n", dest="rounds", type=int, default=7)
 parser.add_argument("-c", dest="cases")
 parser.add_argument("-q", dest="quick", action="store_true")
 parser.add_argument("--rss", action="store_true")
 parser.add_argument("--rate", type=int, default=10_000)
 parser.add_argument("--latency")
+parser.add_argument("--hot", action="store_true")
 parser.add_argument("--curves", action="store_true")
 parser.add_argument("--backlog", default="10000,100000")
 parser.add_argument("--sessions", type=int, nargs="?", const=10_000)
@@ -416,6 +466,8 @@ try:
         curves(args)
     elif args.latency:
         latency(args)
+    elif args.hot:
+        hot(args)
     elif args.sessions:
         sessions(args)
     else:
@@ -423,4 +475,6 @@ try:
 finally:
     for child in children:
         child.kill()
+        child.wait()
+    let_go()
 PY
