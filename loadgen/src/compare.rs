@@ -301,7 +301,7 @@ mod tests {
             ("[1]".into(), false),
         ] {
             std::fs::write(&path, &text).unwrap();
-            assert_eq!(read_reports(&[path.clone()]).is_ok(), is_good, "{text}");
+            assert_eq!(read_reports(std::slice::from_ref(&path)).is_ok(), is_good, "{text}");
         }
         std::fs::remove_file(&path).unwrap();
     }

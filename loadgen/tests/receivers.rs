@@ -295,8 +295,7 @@ fn shown(certificate: &str, hosts_from: &str) -> Vec<u8> {
     Stream::new(&mut tls, &mut socket).read_exact(&mut greeting).unwrap();
     assert_eq!(&greeting, b"220");
     sink.stop().unwrap();
-    let certificate = keeper.0.lock().unwrap().clone();
-    certificate
+    keeper.0.lock().unwrap().clone()
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub fn run_search(args: &LoadArgs, progress: &dyn Progress) -> anyhow::Result<Se
         ..SearchReport::default()
     };
     let mut steps = Steps::new(start);
-    let mut tried = |rate: f64, report: &mut SearchReport| -> anyhow::Result<Option<bool>> {
+    let tried = |rate: f64, report: &mut SearchReport| -> anyhow::Result<Option<bool>> {
         if report.trials.len() == limits::SEARCH_TRIALS {
             return Ok(None);
         }
