@@ -3,6 +3,7 @@
 //! Owns: the part of [`Log`] that turns values into frames. Promises: what is refused has changed
 //! nothing, and small messages cost one copy and no allocation. Must not: decide when a group is closed
 //! beyond "it is full".
+use super::broken::Broken;
 use super::change;
 use super::checksum::Key;
 use super::format::{
@@ -49,10 +50,11 @@ impl<B: Buffer> Log<B> {
         if message.fragments.iter().any(|f| self.is_gone(f)) {
             return Err(Refusal::Unwritable);
         }
+        let reports = message.reports.filter(|_| !self.breaks(Broken::ReportsNobody));
         let commit = NewCommit {
             recipients: message.envelope.recipients.len() as u32,
             fragments: message.fragments,
-            envelope: EnvelopeSource::New(message.envelope, message.reports),
+            envelope: EnvelopeSource::New(message.envelope, reports),
             states: &[],
             parts: message.parts,
         };
@@ -210,7 +212,7 @@ impl<B: Buffer> Log<B> {
                 done = self.live.apply(slot, recipient, recorded.state());
             }
             if done {
-                self.note(Note::Final { slot, id: message.id });
+                self.ended(slot, message.id);
             }
         }
         Ok(last.expect("the loop has run once"))
@@ -219,12 +221,22 @@ impl<B: Buffer> Log<B> {
     /// A DSN for these recipients is appended: they are done with it.
     pub(super) fn finish(&mut self, id: MessageId, recipients: &[u16]) {
         let Some(slot) = self.live.find(id) else { return };
+        self.note(Note::Reported { id });
+        self.copies.is_reported(id);
         let mut done = false;
         for &recipient in recipients {
             done = self.live.apply(slot, recipient, RecipientState::Done(End::Failed));
         }
         if done {
-            self.note(Note::Final { slot, id });
+            self.ended(slot, id);
+        }
+    }
+
+    /// The last recipient has ended, once what was appended is durable.
+    fn ended(&mut self, slot: Slot, id: MessageId) {
+        self.note(Note::Final { slot, id });
+        if self.breaks(Broken::ForgetsEarly) {
+            self.live.remove(slot);
         }
     }
 

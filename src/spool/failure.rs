@@ -6,6 +6,7 @@
 //! segment whose header names and closes the old one. Must not: write again to a segment that failed.
 use std::collections::VecDeque;
 
+use super::broken::Broken;
 use super::checksum::Key;
 use super::format::{Closes, FRAME_HEADER_BYTES, GroupHeader};
 use super::group::{Frame, FrameKind, frames, open_frame};
@@ -76,7 +77,7 @@ impl<B: Buffer> Log<B> {
             let lost = group.notes.extract_if(.., |note| match note {
                 Note::Message { slot, .. } => self.live.fragments(*slot).iter().any(parts_lost),
                 Note::Copied(to) => to.fragments.iter().any(parts_lost),
-                Note::Final { .. } => false,
+                Note::Final { .. } | Note::Reported { .. } => false,
             });
             notes.extend(lost);
         }
@@ -138,9 +139,13 @@ impl<B: Buffer> Log<B> {
                         self.live.set(to.slot, COPYING, false);
                     }
                 }
+                Note::Reported { id } => self.copies.is_not_reported(id),
                 // Both are found again when what stands in the buffer is written again.
                 Note::Message { kept: true, .. } | Note::Final { .. } => {}
             }
+        }
+        if self.breaks(Broken::LeavesRefused) {
+            return;
         }
         for ids in refused.chunks(limits::ABORTS_PER_RECORD) {
             let payload = abort_payload(ids);
@@ -161,7 +166,8 @@ impl<B: Buffer> Log<B> {
     fn keep(&mut self, frame: Frame<'_>, generation: Generation, seq: GroupSeq) {
         let id = MessageId(frame.id);
         let wanted = match FrameKind::of(frame.kind) {
-            Some(FrameKind::Outcome | FrameKind::Change | FrameKind::Abort) => true,
+            Some(FrameKind::Outcome) => !self.breaks(Broken::DropsOutcomes),
+            Some(FrameKind::Change | FrameKind::Abort) => true,
             // Refused messages are not in the table any more, and copies are made again from the old
             // place: what is left are DSNs.
             Some(FrameKind::Commit) => {

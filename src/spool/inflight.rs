@@ -13,6 +13,8 @@ use crate::mail::id::MessageId;
 pub(super) enum Note {
     /// The message exists. A `kept` one is rewritten rather than refused when its group is lost.
     Message { slot: Slot, id: MessageId, kept: bool },
+    /// A report in the group is the end of recipients of this message.
+    Reported { id: MessageId },
     /// The last recipient of the message has a terminal outcome.
     Final { slot: Slot, id: MessageId },
     /// The message lies elsewhere.

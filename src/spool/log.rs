@@ -7,6 +7,7 @@
 //! `failure`, recycling and copy-forward in `reclaim`.
 use std::collections::VecDeque;
 
+use super::broken::Broken;
 use super::checksum::Key;
 use super::failure::Failure;
 use super::format::{FRAME_ALIGN, GROUP_HEADER_BYTES, GroupHeader, SegmentHeader, directory_bytes};
@@ -77,6 +78,8 @@ pub struct Log<B> {
     pub(super) failure: Failure,
     pub(super) copies: Copies,
     pub(super) stats: LogStats,
+    #[cfg(test)]
+    pub(super) broken: Option<Broken>,
 }
 
 impl<B: Buffer> Log<B> {
@@ -109,6 +112,8 @@ impl<B: Buffer> Log<B> {
             failure: Failure::default(),
             copies: Copies::default(),
             stats: LogStats::default(),
+            #[cfg(test)]
+            broken: None,
         };
         log.reclaim();
         log.prepare();
@@ -345,11 +350,13 @@ impl<B: Buffer> Log<B> {
     }
 
     pub(super) fn group_header(&self, seq: GroupSeq, generation: Generation, offset: u32) -> GroupHeader {
+        let in_flight = self.groups.first().filter(|_| !self.breaks(Broken::ClaimsDurable));
+        let first_open = in_flight.unwrap_or(seq);
         GroupHeader {
             generation,
             seq,
             run: self.run,
-            durable_below: self.groups.first().unwrap_or(seq).max(self.run),
+            durable_below: first_open.max(self.run),
             tail: self.tail(),
             last_id: self.last_id,
             offset,
@@ -360,6 +367,9 @@ impl<B: Buffer> Log<B> {
     }
 
     pub(super) fn hand_out(&mut self, header: GroupHeader, buffer: B, own_buffer: bool, notes: Vec<Note>) {
+        if self.breaks(Broken::AnswersEarly) {
+            self.results.push((header.seq, GroupResult::Durable));
+        }
         let segment = self.segments.get_mut(header.generation).expect("groups go to a segment in use");
         segment.end = header.offset + header.total_bytes;
         self.stats.groups += 1;
@@ -396,6 +406,7 @@ impl<B: Buffer> Log<B> {
                             self.live.set(slot, DURABLE, true);
                         }
                     }
+                    Note::Reported { id } => self.copies.is_not_reported(id),
                     Note::Final { slot, id } => {
                         if self.live.is(slot, id) {
                             self.live.remove(slot);
@@ -434,7 +445,7 @@ impl<B: Buffer> Log<B> {
             created_at: self.now,
             tail: self.tail(),
             last_id: self.last_id,
-            closes: self.failure.closing,
+            closes: self.failure.closing.filter(|_| !self.breaks(Broken::LeavesRefused)),
         };
         self.failure.closing_asked = self.failure.closing.is_some();
         let header = header.encode(self.config.identity, self.config.log);

@@ -15,6 +15,7 @@
 //! How the edge drives it: lend buffers, append, call [`Log::end_turn`], carry out every [`Intent`] of
 //! [`Log::next_intent`] and answer it, then read [`Log::take_results`]. Nothing here waits.
 mod append;
+mod broken;
 mod change;
 mod checksum;
 mod envelope;
@@ -179,7 +180,7 @@ pub enum GroupResult {
 }
 
 /// One live message after recovery, for the scheduler.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveredMessage {
     pub slot: Slot,
     pub id: MessageId,

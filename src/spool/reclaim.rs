@@ -5,8 +5,11 @@
 //! its messages is durable; copies keep id, envelope fields, per-recipient state and what operators decided; work in progress is
 //! bounded by `limits::COPIES_IN_FLIGHT` and `limits::COPY_FORWARD_BYTES`. Must not: copy while nothing
 //! is gained by it.
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::FixedState;
+
+use super::broken::Broken;
 use super::envelope;
 use super::format::{FRAGMENT_FIXED_BYTES, FRAME_ALIGN, FRAME_HEADER_BYTES, put};
 use super::group::FrameKind;
@@ -16,7 +19,7 @@ use super::log::Log;
 use super::reader::{ReadError, StoredMessage};
 use super::record::{EnvelopeSource, NewCommit};
 use super::segments::Class;
-use super::{Buffer, FragmentRef, Intent, MessageId, RecipientState, Refusal, Slot};
+use super::{Buffer, FragmentRef, Intent, MessageId, RecipientState, Refusal, Slot, Tries, WallTime};
 use crate::limits;
 
 /// Segments a log keeps for each that its live messages would fill. Each time round the log every live
@@ -43,6 +46,9 @@ pub(super) struct Copies {
     /// Found damaged; the record of that waits for a buffer.
     damaged: Vec<(Slot, MessageId)>,
     quarantined: Vec<MessageId>,
+    /// Messages that reports in open groups end recipients of, with the number of those reports. A copy
+    /// would state the end, and be durable although the report is lost.
+    reported: HashMap<MessageId, u32, FixedState>,
     /// A read failed; none is asked for before the next retry.
     paused: bool,
     states: Vec<RecipientState>,
@@ -51,6 +57,17 @@ pub(super) struct Copies {
 impl Copies {
     pub(super) fn resume(&mut self) {
         self.paused = false;
+    }
+    pub(super) fn is_reported(&mut self, id: MessageId) {
+        *self.reported.entry(id).or_default() += 1;
+    }
+    pub(super) fn is_not_reported(&mut self, id: MessageId) {
+        if let Some(reports) = self.reported.get_mut(&id) {
+            *reports -= 1;
+            if *reports == 0 {
+                self.reported.remove(&id);
+            }
+        }
     }
 }
 
@@ -70,7 +87,7 @@ impl<B: Buffer> Log<B> {
         let Some(oldest) = self.segments.used.front() else { return false };
         let is_open = self.segments.open && self.segments.used.len() == 1;
         !is_open
-            && self.live.count_in(oldest.generation) == 0
+            && (self.live.count_in(oldest.generation) == 0 || self.breaks(Broken::RecyclesLive))
             && oldest.loose == 0
             && oldest.pins == 0
             && oldest.last_seq < self.durable_below()
@@ -103,7 +120,8 @@ impl<B: Buffer> Log<B> {
         let wanted = wanted + limits::SPARE_SEGMENTS + limits::RESERVED_SEGMENTS;
         while let Some(first) = self.segments.free.front() {
             let files = self.segments.used.len() + self.segments.prepared() + self.segments.free.len();
-            if (files <= wanted && !self.segments.overdrawn()) || first.last_seq >= self.durable_tail {
+            let stated = first.last_seq < self.durable_tail || self.breaks(Broken::DeletesEarly);
+            if (files <= wanted && !self.segments.overdrawn()) || !stated {
                 return;
             }
             self.intents.push_back(Intent::Delete { file: first.file });
@@ -137,6 +155,7 @@ impl<B: Buffer> Log<B> {
             }
             let Some(message) = self.live.get(slot) else { break };
             let wanted = self.live.has(slot, DURABLE) && !self.live.has(slot, COPYING) && message.pending > 0;
+            let wanted = wanted && self.may_be_copied(message.id);
             if wanted && !chosen.contains(&(slot, message.id)) {
                 chosen.push((slot, message.id));
                 (count, bytes) = (count + 1, bytes + message.bytes);
@@ -204,6 +223,10 @@ impl<B: Buffer> Log<B> {
                 self.loosen(&job.fragments, false);
                 continue;
             }
+            if !self.may_be_copied(job.message.id) {
+                self.drop_copy(&job);
+                continue;
+            }
             if self.advance_copy(&mut job).is_err() {
                 self.copies.jobs.push_front(job);
                 return;
@@ -216,13 +239,14 @@ impl<B: Buffer> Log<B> {
         let mut states = std::mem::take(&mut self.copies.states);
         states.clear();
         states.extend((0..=u16::MAX).map_while(|r| self.live.state(job.slot, r)));
+        self.spoil_copy(job, &mut states);
         let result = self.write_copy(job, &states);
         self.copies.states = states;
         result
     }
 
     fn write_copy(&mut self, job: &mut CopyJob, states: &[RecipientState]) -> Result<(), Refusal> {
-        let standings = self.live.standings_of(job.slot);
+        let standings = self.live.standings_of(job.slot).filter(|_| !self.breaks(Broken::CopiesNoStandings));
         let changed = standings.is_some() || envelope::has_standings(&job.message.fields);
         let fields = changed.then(|| envelope::with_standings(&job.message.fields, standings));
         loop {
@@ -279,6 +303,26 @@ impl<B: Buffer> Log<B> {
         Ok(())
     }
 
+    /// What a copy is that breaks a rule.
+    fn spoil_copy(&self, job: &mut CopyJob, states: &mut [RecipientState]) {
+        if let (true, 0, Some(first)) =
+            (self.breaks(Broken::CopiesOtherBody), job.done, job.message.body.first_mut())
+        {
+            *first ^= 1;
+        }
+        for state in states {
+            match state {
+                RecipientState::Pending { tries, .. } if self.breaks(Broken::CopiesNoTries) => {
+                    *tries = Tries::default();
+                }
+                _ if self.breaks(Broken::CopiesNoStates) => {
+                    *state = RecipientState::Pending { tries: Tries::default(), next: WallTime(0) };
+                }
+                _ => {}
+            }
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn expect_copy(&mut self, slot: Slot, id: MessageId) {
         self.copies.reading.push((slot, id));
@@ -287,10 +331,19 @@ impl<B: Buffer> Log<B> {
     /// Copies begun in a segment that failed start over.
     pub(super) fn drop_copy_jobs(&mut self) {
         for job in std::mem::take(&mut self.copies.jobs) {
-            self.loosen(&job.fragments, false);
-            if self.live.is(job.slot, job.message.id) {
-                self.live.set(job.slot, COPYING, false);
-            }
+            self.drop_copy(&job);
         }
+    }
+
+    fn drop_copy(&mut self, job: &CopyJob) {
+        self.loosen(&job.fragments, false);
+        if self.live.is(job.slot, job.message.id) {
+            self.live.set(job.slot, COPYING, false);
+        }
+    }
+
+    /// Whether a copy would state only what is on the disk besides it.
+    fn may_be_copied(&self, id: MessageId) -> bool {
+        !self.copies.reported.contains_key(&id) || self.breaks(Broken::CopiesReported)
     }
 }

@@ -274,7 +274,9 @@ pub fn recover(
         free.push_back(FreeFile { file: segment.file, last_seq: segment.last_seq, reusable });
         segments.pop_front();
     }
-    let next_seq = GroupSeq(history.highest_seq.map_or(1, |seq| seq.0 + SEQ_GAP));
+    // A tail is known also where no group is left that could state it: in headers of segments never used.
+    let highest = history.highest_seq.unwrap_or_default().max(history.tail);
+    let next_seq = if highest == GroupSeq(0) { GroupSeq(1) } else { GroupSeq(highest.0 + SEQ_GAP) };
     let last_id = history.last_id.max(merged.highest_id);
     let log = RecoveredLog { segments, free, live: merged.live, next_generation, next_seq, last_id, replay };
     Ok((log, findings))

@@ -6,6 +6,7 @@
 //! hold anything back for a seal: a segment without one is only slower to read.
 use std::collections::VecDeque;
 
+use super::broken::Broken;
 use super::group::FrameKind;
 use super::log::Log;
 use super::seal::{Indexer, Seal, Sealed};
@@ -59,7 +60,7 @@ impl<B: Buffer> Log<B> {
                 self.sealing.full.pop_front();
                 continue;
             };
-            if segment.last_seq >= self.durable_below() {
+            if segment.last_seq >= self.durable_below() && !self.breaks(Broken::SealsEarly) {
                 return;
             }
             let indexer = self.sealing.full.pop_front().expect("it was there just now");

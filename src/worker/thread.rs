@@ -16,6 +16,7 @@ use crossbeam_channel::Sender;
 
 use super::counters::Counters;
 use super::doors::Service;
+use super::fragments::Fragments;
 use super::home::{Home, HomeConfig, SpoolBuf};
 use super::live::Live;
 use super::post::{Batch, Outboxes};
@@ -241,7 +242,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         draining: Cell::new(false),
         drain: Default::default(),
         stop: Default::default(),
-        fragments: BufferPool::new(fragment_buffers(config), limits::FRAGMENT_BUFFER_BYTES, false),
+        fragments: Fragments::new(fragment_buffers(config)),
         bodies: body_arena(config),
         scratch: RefCell::default(),
         sources_used: Cell::new(setup.index),
@@ -251,6 +252,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     ring::spawn(worker.clone().run_outboxes());
     ring::spawn(worker.clone().run_timer());
     ring::spawn(worker.clone().run_memory());
+    ring::spawn(worker.fragments.clone().run());
     ring::spawn(super::operate::expire_parked(worker.clone()));
     for backlog in waiting {
         let home = backlog.home.clone();

@@ -100,6 +100,9 @@ impl Site {
         if settings.users {
             args.extend(["--auth-file", &users]);
         }
+        if let Some(domain) = &settings.local_domain {
+            args.extend(["--local-domain", domain]);
+        }
         if settings.submission {
             args.extend(["--submission", "127.0.0.1:0"]);
         }

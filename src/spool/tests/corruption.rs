@@ -1,6 +1,7 @@
 //! What the disk damages: it costs what is damaged, and it is reported.
+use super::crash::recover_all;
 use super::disk::Disk;
-use super::world::{BLOCK, Memory, World, config, recover_all};
+use super::world::{BLOCK, Memory, World, config};
 use crate::mail::id::MessageId;
 use crate::spool::envelope::MUST_UNDERSTAND;
 use crate::spool::format::{FRAME_HEADER_BYTES, GROUP_HEADER_BYTES, GroupHeader, put};

@@ -36,12 +36,14 @@ impl Disk {
             }
         }
     }
-    pub(super) fn tear_at_random(&mut self, write: &Unsynced, rng: &mut Rng) {
+    /// False if nothing of it has landed.
+    pub(super) fn tear_at_random(&mut self, write: &Unsynced, rng: &mut Rng) -> bool {
         match rng.below(4) {
-            0 => {}
+            0 => return false,
             1 => self.write(write),
             _ => self.tear(write, |_| rng.below(2) == 0),
         }
+        true
     }
 }
 

@@ -67,7 +67,11 @@ impl Promised {
             }
             let found = live.standing(message.slot, recipient as u16);
             let number = found.map(|s| s.reason.parse().expect("a number"));
-            assert!(standing.changes.allow(number), "{} {recipient}: {number:?} {standing:?}", message.id);
+            assert!(
+                standing.changes.allow(number),
+                "what an operator decided of {} {recipient} is not what is found: {number:?} {standing:?}",
+                message.id
+            );
         }
     }
 }
