@@ -203,6 +203,7 @@ fn mail_of_other_runs_has_no_part_in_a_pair() {
     let relay = relay(sink);
     let mut args = LoadArgs::new(relay, 20);
     (args.connections, args.arrival_wait) = (1, Duration::from_secs(20));
+    args.measure_pid = vec![std::process::id()];
     let report = run_pair(&args, sink, &Silent).unwrap();
     let verdict = report.verdict.as_ref().unwrap();
     // The 40 of the other run do not make up for those that are late, and the second copies are seen.
@@ -212,6 +213,9 @@ fn mail_of_other_runs_has_no_part_in_a_pair() {
     assert_eq!(end_to_end.count, 20, "{report}");
     assert!((250_000..60_000_000).contains(&end_to_end.max_us), "{report}");
     assert_eq!(report.sink.as_ref().unwrap().runs.len(), 2);
+    // The server is watched until the last message has come, not until it was acknowledged.
+    let samples = &report.process.as_ref().unwrap().samples;
+    assert!(samples.last().unwrap().at_sec > report.seconds + 0.25, "{samples:?}");
 }
 
 #[test]
