@@ -401,6 +401,7 @@ impl Incoming {
                 fragments: &self.fragments,
                 parts: &[&self.body],
                 reports: None,
+                kept: false,
             };
             match self.home.append(&new) {
                 Ok(appended) => break appended,

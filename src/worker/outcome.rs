@@ -315,7 +315,7 @@ async fn bounce(
     let to_tell: Vec<&Ended> =
         refused.iter().filter(|r| recipients[usize::from(r.recipient)].wants_failure()).collect();
     let notice = Notice { expired, ends_them: true, ..Notice::of(Kind::Failed, Some(now)) };
-    let report = report::write(worker, home, message, &to_tell, &notice).await;
+    let report = report::write(worker, home, message, &to_tell, &notice).await.map(|report| report.id);
     let counter = if expired { &worker.counters.expired } else { &worker.counters.failed };
     counter.add(refused.len() as u64);
     if worker.shared.events.is_on() {
