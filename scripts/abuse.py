@@ -83,6 +83,8 @@ class Attack:
     processes = 1
     # Whether the server must have a certificate for it.
     needs_tls = False
+    # How the good mail beside it differs from the rest: options of `ringpost load`.
+    good = ()
 
     def __init__(self, options):
         self.options = options
@@ -194,6 +196,17 @@ class SlowBody(Crowd):
 
     def feed(self, s):
         s.send(b"y")
+
+
+class LargeBodies(SlowBody):
+    name = "large bodies that stop at 40 KB, then one byte per second, beside good mail of 64 KiB"
+    size = 600
+    good = ("--size", "64KiB", "--rate", "100/s")
+
+    def open(self, to, number):
+        s = super().open(to, number)
+        s.sendall((b"x" * 70 + b"\r\n") * 560)
+        return s
 
 
 class SlowReaders(Crowd):
@@ -321,7 +334,7 @@ class LongLines(Repeat):
                 self.count(counts, "closed by the server")
 
 
-ATTACKS = [Idle, IdleTls, SlowCommands, SlowBody, SlowReaders, HalfOpenTls, Leave, Resets, Commands, Recipients, LongLines]
+ATTACKS = [Idle, IdleTls, SlowCommands, SlowBody, LargeBodies, SlowReaders, HalfOpenTls, Leave, Resets, Commands, Recipients, LongLines]
 
 
 class Server:
@@ -383,10 +396,15 @@ class Server:
                 process.kill()
 
 
-def good_mail(options, server):
+def good_mail(kind, options, server):
     """Good mail at the fixed rate; what became of it."""
     command = [options.ringpost, "load", "--to", "{}:{}".format(*server.to), "--connections", "16", "--rate",
                f"{options.rate}/s", "--duration", f"{options.seconds}s", "--tolerate-errors", "--seed", "1", "--json"]
+    for option, value in zip(*[iter(kind.good if kind else ())] * 2):
+        if option in command:
+            command[command.index(option) + 1] = value
+        else:
+            command += [option, value]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
@@ -414,7 +432,7 @@ def measure(kind, options, server):
         else:
             time.sleep(1)
     used = server.cpu_sec()
-    good, most = good_mail(options, server), 0
+    good, most = good_mail(kind, options, server), 0
     while good.poll() is None:
         most = max(most, server.memory())
         time.sleep(0.1)

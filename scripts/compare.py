@@ -2,12 +2,20 @@
 """The same load through ringpost, Postfix, Haraka and KumoMTA, in interleaved rounds.
 
 Each round gives every server a fresh queue in a temporary directory, sends it N messages with
-`ringpost load`, and waits until `ringpost sink` has every one of them. What is reported per server:
+`ringpost load`, and waits until `ringpost sink` has every one of them. Servers are compared under the same
+behaviour of the client, one table for each (--workloads):
+
+  pipelined     kept connections, commands pipelined; a server that cannot take that has no row
+  plain         kept connections, each command waits for the reply to the one before
+  single        the same, and a connection for each message
+  tls           as plain, over STARTTLS, 20 messages on each connection
+
+What is reported per server:
 
   accepted/s    messages per second the server acknowledged
   delivered/s   messages per second from the first MAIL until the last message was at the sink
   CPU           user and system time of all processes of the server, per message
-  memory        highest sum of PSS of its processes (memory they share counts once); RSS in the JSON
+  RSS, PSS      highest sum over its processes; in PSS memory that they share counts once
   flushes       commands to the disk below --dir to empty its cache, per 1,000 messages: what of the
                 durability was really in force. Without any, an acknowledged message can be lost with
                 the power. The whole disk is counted, and what it did in the second before the run is
@@ -16,8 +24,10 @@ Each round gives every server a fresh queue in a temporary directory, sends it N
   durability    what the server is set to do before it acknowledges
 
 A ratio is that of the medians to the first server's, with the lowest and highest ratio of a round.
-Nothing of the system is touched: Postfix runs with a private config_directory and queue_directory.
-It needs root, because its master does. Log files are off for every server.
+Nothing of the system is touched: Postfix runs with a private config_directory and queue_directory, and
+writes its log to a file beside them, for it cannot be without one. It needs root, because its master does.
+No other server writes a log. The status is 1 when mail was refused, lost, doubled or damaged by any server,
+or when a run failed.
 """
 import argparse
 import json
@@ -38,6 +48,16 @@ import time
 TICK = os.sysconf("SC_CLK_TCK")
 DELIVERY_PATIENCE_SEC = 60
 START_PATIENCE_SEC = 120
+# The longest that one run may take, from its first message on.
+RUN_PATIENCE_SEC = 1800
+
+# What the client does in each workload.
+WORKLOADS = {
+    "pipelined": [],
+    "plain": ["--no-pipelining"],
+    "single": ["--no-pipelining", "--messages-per-connection", "1"],
+    "tls": ["--no-pipelining", "--messages-per-connection", "20", "--tls", "starttls"],
+}
 
 
 def free_port():
@@ -67,7 +87,6 @@ class Family:
 
     def __init__(self, pid):
         self.pid = pid
-        self.used = {}
         self.peak = 0
         self.peak_rss = 0
 
@@ -137,12 +156,13 @@ class Server:
 
     name = ""
     durability = ""
-    # What the source does otherwise for this server, and why.
-    load_options = []
-    note = ""
+    # Workloads it cannot take, and why.
+    cannot = {}
 
     def __init__(self, options):
         self.options = options
+        # Certificate and key to offer STARTTLS with, where the workload has TLS.
+        self.tls = None
 
     def version(self):
         return ""
@@ -155,7 +175,8 @@ class Server:
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
-            process.kill()
+            # It and all of its children: they have a session of their own.
+            os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -179,9 +200,10 @@ class Ringpost(Server):
         return subprocess.Popen(
             [self.options.ringpost, "serve", "--listen", f"127.0.0.1:{port}", "--hostname", "ringpost.test",
              "--spool", f"{directory}/spool", "--durability", self.level, "--route", f"*=127.0.0.1:{sink}",
-             "--destination-connections", str(self.options.connections), "--end-with-parent"],
+             "--destination-connections", str(self.options.connections), "--end-with-parent",
+             *(["--tls-cert", self.tls[0], "--tls-key", self.tls[1]] if self.tls else [])],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=open(f"{directory}/log", "w"))
+            stderr=open(f"{directory}/log", "w"), start_new_session=True)
 
 
 class Postfix(Server):
@@ -231,7 +253,11 @@ smtpd_recipient_limit = 10000
 smtpd_peername_lookup = no
 disable_dns_lookups = yes
 smtp_tls_security_level = none
-smtpd_tls_security_level = none
+smtpd_tls_security_level = {"may" if self.tls else "none"}
+smtpd_tls_cert_file = {self.tls[0] if self.tls else ""}
+smtpd_tls_key_file = {self.tls[1] if self.tls else ""}
+maillog_file = {directory}/log
+maillog_file_prefixes = {directory}
 in_flow_delay = 0
 default_process_limit = {connections + 50}
 default_destination_concurrency_limit = {connections}
@@ -261,19 +287,20 @@ discard unix - - n - - discard
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 tlsmgr unix - - n 1000? 1 tlsmgr
+postlog unix-dgram n - n - 1 postlogd
 showq unix n - n - - showq""".splitlines():
                 f.write(line + "\n")
         for name in ("main.cf", "master.cf"):
             os.chmod(f"{config}/{name}", 0o644)
         return subprocess.Popen([self.MASTER, "-c", config, "-d"], stdin=subprocess.DEVNULL,
-                                stdout=subprocess.DEVNULL, stderr=open(f"{directory}/log", "w"))
+                                stdout=subprocess.DEVNULL, stderr=open(f"{directory}/errors", "w"),
+                                start_new_session=True)
 
 
 class Haraka(Server):
     name = "Haraka"
     durability = "written to a queue file before 250, never synced"
-    load_options = ["--no-pipelining"]
-    note = "sent to without pipelining: it refuses commands in one packet with the end of a message"
+    cannot = {"pipelined": "it refuses commands in one packet with the end of a message"}
 
     def version(self):
         package = os.path.join(os.path.dirname(os.path.realpath(self.options.haraka)), "..", "package.json")
@@ -289,7 +316,7 @@ class Haraka(Server):
         os.makedirs(f"{directory}/queue")
         files = {
             "config/smtp.ini": f"listen=127.0.0.1:{port}\nnodes={os.cpu_count()}\n",
-            "config/plugins": "accept_all\n",
+            "config/plugins": "tls\naccept_all\n" if self.tls else "accept_all\n",
             "config/me": "haraka.test\n",
             "config/host_list": "",
             "config/loglevel": "error\n",
@@ -308,9 +335,12 @@ class Haraka(Server):
         for name, text in files.items():
             with open(f"{directory}/{name}", "w") as f:
                 f.write(text)
+        if self.tls:
+            shutil.copy(self.tls[0], f"{directory}/config/tls_cert.pem")
+            shutil.copy(self.tls[1], f"{directory}/config/tls_key.pem")
         log = open(f"{directory}/log", "w")
         return subprocess.Popen([self.options.haraka, "-c", directory], stdin=subprocess.DEVNULL, stdout=log,
-                                stderr=log)
+                                stderr=log, start_new_session=True)
 
 
 class Kumo(Server):
@@ -321,11 +351,12 @@ class Kumo(Server):
         return subprocess.run([self.options.kumod, "--version"], capture_output=True, text=True).stdout.strip()
 
     def start(self, directory, port, sink):
+        tls = f", tls_certificate = '{self.tls[0]}', tls_private_key = '{self.tls[1]}'" if self.tls else ""
         policy = f"""local kumo = require 'kumo'
 kumo.on('init', function()
   kumo.define_spool {{ name = 'data', path = '{directory}/data', kind = 'RocksDB' }}
   kumo.define_spool {{ name = 'meta', path = '{directory}/meta', kind = 'RocksDB' }}
-  kumo.start_esmtp_listener {{ listen = '127.0.0.1:{port}', relay_hosts = {{ '127.0.0.1' }} }}
+  kumo.start_esmtp_listener {{ listen = '127.0.0.1:{port}', relay_hosts = {{ '127.0.0.1' }}{tls} }}
 end)
 kumo.on('get_queue_config', function()
   return kumo.make_queue_config {{
@@ -340,18 +371,46 @@ end)
             f.write(policy)
         log = open(f"{directory}/log", "w")
         return subprocess.Popen([self.options.kumod, "--policy", f"{directory}/init.lua", "--user", "root"],
-                                stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
 
-def measure(server, options):
-    """One run of one server: a dictionary of figures."""
+def certificate(directory):
+    """Makes a certificate nobody has signed; None where openssl is missing."""
+    paths = f"{directory}/cert.pem", f"{directory}/key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+               "-days", "2", "-subj", "/CN=mail.test", "-out", paths[0], "-keyout", paths[1]]
+    try:
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return paths
+
+
+def arrivals(sink, log):
+    """The report of the sink, and whether it had to be ended. It ends by itself when it has all, or when
+    nothing more has come for DELIVERY_PATIENCE_SEC; where nothing ever comes it would wait for ever."""
+    begun = time.monotonic()
+    while time.monotonic() < begun + RUN_PATIENCE_SEC:
+        try:
+            return json.loads(sink.communicate(timeout=5)[0]), False
+        except subprocess.TimeoutExpired:
+            with open(log) as f:
+                counts = re.findall(r"(\d+)(?: of \d+)? messages", f.read())
+            if not any(map(int, counts)) and time.monotonic() > begun + DELIVERY_PATIENCE_SEC:
+                break
+    sink.terminate()
+    return json.loads(sink.communicate(timeout=30)[0]), True
+
+
+def measure(server, options, client):
+    """One run of one server: a dictionary of figures. `client` is what the source does."""
     directory = tempfile.mkdtemp(prefix="ringpost-compare-", dir=options.dir)
     port, sink_port = free_port(), free_port()
     sink = subprocess.Popen(
         [options.ringpost, "sink", "--listen", f"127.0.0.1:{sink_port}", "--messages",
          str(options.messages * options.recipients), "--quiet-exit", f"{DELIVERY_PATIENCE_SEC}s", "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    process, done = None, threading.Event()
+        stdout=subprocess.PIPE, stderr=open(f"{directory}/arrivals", "w"))
+    process, watcher, done = None, None, threading.Event()
     try:
         process = server.start(directory, port, sink_port)
         wait_for_port(port, process)
@@ -362,15 +421,14 @@ def measure(server, options):
         cpu_before, flushes_before, begun = family.cpu_sec(), flushes(directory), time.monotonic()
         command = [options.ringpost, "load", "--to", f"127.0.0.1:{port}", "--messages", str(options.messages),
                    "--connections", str(options.connections), "--size", options.size, "--recipients-per-message",
-                   str(options.recipients), "--seed", "1", "--json",
-                   *server.load_options]
-        load = subprocess.run(command, capture_output=True, text=True)
+                   str(options.recipients), "--seed", "1", "--json", *client]
+        load = subprocess.run(command, capture_output=True, text=True, timeout=RUN_PATIENCE_SEC)
         if not load.stdout:
             raise RuntimeError(f"the source failed: {load.stderr}")
         source = json.loads(load.stdout)
-        report = json.loads(sink.communicate()[0])
+        report, was_ended = arrivals(sink, f"{directory}/arrivals")
         seconds = time.monotonic() - begun
-        if report["unique"] < options.messages * options.recipients:
+        if report["unique"] < options.messages * options.recipients and not was_ended:
             # The sink has waited for mail that was refused or did not come.
             seconds -= DELIVERY_PATIENCE_SEC
         cpu = family.cpu_sec() - cpu_before
@@ -392,7 +450,9 @@ def measure(server, options):
             "errors": source["errors"],
             "error_samples": source["error_samples"],
             "rejected": source["rejected"] + source["unknown"] + source["unsent"],
-            "missing": source["accepted_recipients"] - report["unique"],
+            # What was acknowledged or is in doubt may arrive, and only the first must.
+            "missing": max(source["accepted_recipients"] - report["unique"], 0),
+            "failure": source["failure"],
             "duplicates": report["duplicates"],
             "corrupt": report["corrupt"],
         }
@@ -405,6 +465,8 @@ def measure(server, options):
         raise
     finally:
         done.set()
+        if watcher is not None:
+            watcher.join()
         if process is not None:
             server.stop(process)
         if sink.poll() is None:
@@ -422,7 +484,8 @@ FIGURES = [
     ("accepted_per_sec", "accepted/s", "{:,.0f}"),
     ("delivered_per_sec", "delivered/s", "{:,.0f}"),
     ("cpu_us_per_delivery", "CPU per message", "{:,.0f} µs"),
-    ("peak_pss_mib", "peak memory", "{:,.0f} MiB"),
+    ("peak_rss_mib", "peak RSS", "{:,.0f} MiB"),
+    ("peak_pss_mib", "peak PSS", "{:,.0f} MiB"),
     ("data_p99_ms", "DATA p99", "{:,.1f} ms"),
     ("flushes_per_1000", "disk flushes per 1,000", "{:,.1f}"),
 ]
@@ -447,13 +510,10 @@ def filesystem(path):
     return best[1]
 
 
-def markdown(result):
-    lines = [f"{result['messages']} messages of {result['size']}, {result['recipients']} recipients each, "
-             f"{result['connections']} connections, {result['rounds']} rounds in turns, queues on "
-             f"{result['filesystem']}, {result['processors']} processors. Median (lowest to highest).", ""]
-    lines.append("| server | " + " | ".join(title for _, title, _ in FIGURES) + " | durability |")
-    lines.append("|---" * (len(FIGURES) + 2) + "|")
-    for server in result["servers"]:
+def table(servers):
+    lines = ["| server | " + " | ".join(title for _, title, _ in FIGURES) + " | durability |",
+             "|---" * (len(FIGURES) + 2) + "|"]
+    for server in servers:
         cells = []
         for key, _, form in FIGURES:
             values = [run[key] for run in server["runs"]]
@@ -463,28 +523,48 @@ def markdown(result):
             text = form.format(statistics.median(values))
             cells.append(f"{text} ({form.format(min(values))} to {form.format(max(values))})")
         lines.append(f"| {server['name']} {server['version']} | " + " | ".join(cells) + f" | {server['durability']} |")
-    lines += [""] + [f"{server['name']} was {server['note']}." for server in result["servers"] if server["note"]]
-    base = result["servers"][0]
-    if len(result["servers"]) > 1:
-        lines += ["", f"Ratios to {base['name']} (lowest to highest of a round):", ""]
+    if len(servers) > 1:
+        lines += ["", f"Ratios to {servers[0]['name']} (lowest to highest of a round):", ""]
         lines.append("| server | " + " | ".join(title for _, title, _ in FIGURES) + " |")
         lines.append("|---" * (len(FIGURES) + 1) + "|")
-        for server in result["servers"][1:]:
+        for server in servers[1:]:
             cells = []
             for key, _, _ in FIGURES:
                 r = server["ratios"][key]
                 cells.append(f"{r['ratio']:.2f} ({r['least']:.2f} to {r['most']:.2f})" if r else "-")
             lines.append(f"| {server['name']} | " + " | ".join(cells) + " |")
-    faults = []
-    for server in result["servers"]:
-        for key in ("rejected", "missing", "duplicates", "corrupt"):
-            count = sum(run[key] for run in server["runs"])
-            if count:
-                faults.append(f"- {server['name']}: {count} {key}")
-        samples = {kind: text for run in server["runs"] for kind, text in run["error_samples"].items()}
-        faults += [f"- {server['name']} said {kind}: {text}" for kind, text in sorted(samples.items())]
-    lines += ["", "Every accepted message arrived exactly once and unchanged." if not faults else "Faults:"] + faults
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def faults(result):
+    """What went wrong, a line for each; and what servers said when they refused."""
+    wrong, said = [], []
+    for workload in result["workloads"]:
+        for server in workload["servers"]:
+            name = f"{workload['name']}, {server['name']}"
+            for key in ("rejected", "missing", "duplicates", "corrupt"):
+                count = sum(run[key] for run in server["runs"])
+                if count:
+                    wrong.append(f"- {name}: {count} {key}")
+            wrong += [f"- {name}: {run['failure']}" for run in server["runs"] if run["failure"]]
+            samples = {kind: text for run in server["runs"] for kind, text in run["error_samples"].items()}
+            said += [f"- {name} said {kind}: {text}" for kind, text in sorted(samples.items())]
+    return wrong, said
+
+
+def markdown(result):
+    lines = [f"{result['messages']} messages of {result['size']}, {result['recipients']} recipients each, "
+             f"{result['connections']} connections, {result['rounds']} rounds in turns, queues on "
+             f"{result['filesystem']}, {result['processors']} processors. Median (lowest to highest)."]
+    for workload in result["workloads"]:
+        client = " ".join(workload["client"]) or "no option"
+        lines += ["", f"### {workload['name']} (ringpost load with {client})", ""]
+        lines += table(workload["servers"])
+        lines += ["", *workload["left_out"]] if workload["left_out"] else []
+    lines += ["", *result["left_out"]] if result["left_out"] else []
+    wrong, said = faults(result)
+    lines += ["", "Every accepted message arrived exactly once and unchanged." if not wrong else "Faults:"]
+    return "\n".join(lines + wrong + said) + "\n"
 
 
 def parse():
@@ -494,6 +574,7 @@ def parse():
                         help="the ringpost binary (also source and sink)")
     parser.add_argument("--levels", default="disk", help="durabilities of ringpost to run, by comma: disk,os,memory")
     parser.add_argument("--servers", default="ringpost,postfix", help="by comma: ringpost,postfix,haraka,kumod")
+    parser.add_argument("--workloads", default="pipelined,plain,single", help="by comma: " + ",".join(WORKLOADS))
     parser.add_argument("--haraka", default=shutil.which("haraka"), help="the haraka program (npm install Haraka)")
     parser.add_argument("--kumod", help="the kumod program")
     parser.add_argument("--messages", type=int, default=10000)
@@ -508,51 +589,84 @@ def parse():
 
 
 def servers(options):
-    chosen = []
+    """The servers that can run, and why the others cannot."""
+    chosen, left_out = [], []
     names = options.servers.split(",") + (["kumod"] if options.kumod and "kumod" not in options.servers else [])
     for name in names:
         if name == "ringpost":
             chosen += [Ringpost(options, level) for level in options.levels.split(",")]
         elif name == "postfix":
             if not os.path.exists(Postfix.MASTER):
-                print("Postfix is not installed: left out", file=sys.stderr)
+                left_out.append("Postfix is left out: it is not installed.")
             elif os.geteuid() != 0:
-                print("Postfix needs root: left out", file=sys.stderr)
+                left_out.append("Postfix is left out: it needs root.")
             else:
                 chosen.append(Postfix(options))
-        elif name == "haraka":
-            chosen += [Haraka(options)] if options.haraka else []
-        elif name == "kumod":
-            chosen += [Kumo(options)] if options.kumod else []
+        elif name in ("haraka", "kumod"):
+            kind, path = (Haraka, options.haraka) if name == "haraka" else (Kumo, options.kumod)
+            if path and os.access(path, os.X_OK):
+                chosen.append(kind(options))
+            else:
+                left_out.append(f"{kind.name} is left out: no program {path or name} (--{name}).")
         else:
             sys.exit(f"there is no server '{name}'")
-    return chosen
+    for text in left_out:
+        print(text, file=sys.stderr)
+    return chosen, left_out
+
+
+def rounds(chosen, options, name, tls):
+    """All rounds of one workload: the runs of each server by name, and who was left out."""
+    able = [server for server in chosen if name not in server.cannot]
+    left_out = [f"{server.name} is left out: {server.cannot[name]}." for server in chosen if name in server.cannot]
+    runs = {server.name: [] for server in able}
+    for number in range(options.rounds if able else 0):
+        # Another order each round, so that none always follows the same one.
+        turn = number % len(able)
+        for server in able[turn:] + able[:turn]:
+            server.tls = tls if name == "tls" else None
+            figures = measure(server, options, WORKLOADS[name])
+            runs[server.name].append(figures)
+            print(f"{name}, round {number + 1}: {server.name}: {figures['delivered_per_sec']:,.0f}/s delivered, "
+                  f"{figures['cpu_us_per_delivery']:,.0f} µs CPU each", file=sys.stderr)
+    base = runs[able[0].name] if able else []
+    return {
+        "name": name, "client": WORKLOADS[name], "left_out": left_out,
+        "servers": [{
+            "name": server.name, "version": server.version(), "durability": server.durability,
+            "runs": runs[server.name],
+            "ratios": {key: ratio(runs[server.name], base, key) for key, _, _ in FIGURES},
+        } for server in able],
+    }
 
 
 def main():
     options = parse()
     if not re.fullmatch(r"\d+(B|KiB|MiB)?", options.size):
         sys.exit("--size is a number with B, KiB or MiB")
-    chosen = servers(options)
-    runs = {server.name: [] for server in chosen}
-    for number in range(options.rounds):
-        # Another order each round, so that none always follows the same one.
-        turn = number % len(chosen)
-        for server in chosen[turn:] + chosen[:turn]:
-            figures = measure(server, options)
-            runs[server.name].append(figures)
-            print(f"round {number + 1}: {server.name}: {figures['delivered_per_sec']:,.0f}/s delivered, "
-                  f"{figures['cpu_us_per_delivery']:,.0f} µs CPU each", file=sys.stderr)
-    base = runs[chosen[0].name]
+    names = options.workloads.split(",")
+    for name in names:
+        if name not in WORKLOADS:
+            sys.exit(f"there is no workload '{name}': there are {', '.join(WORKLOADS)}")
+    chosen, left_out = servers(options)
+    if not chosen:
+        sys.exit("there is no server to measure")
+    keys = tempfile.mkdtemp(prefix="ringpost-compare-keys-")
+    try:
+        # Postfix and its kind read the certificate as root, before they become somebody else.
+        tls = certificate(keys) if "tls" in names else None
+        if "tls" in names and tls is None:
+            left_out.append("The workload tls is left out: openssl made no certificate.")
+            print(left_out[-1], file=sys.stderr)
+            names.remove("tls")
+        workloads = [rounds(chosen, options, name, tls) for name in names]
+    finally:
+        shutil.rmtree(keys, ignore_errors=True)
     result = {
         "messages": options.messages, "size": options.size, "recipients": options.recipients,
         "connections": options.connections, "rounds": options.rounds, "processors": os.cpu_count(),
         "filesystem": filesystem(options.dir), "kernel": os.uname().release,
-        "servers": [{
-            "name": server.name, "version": server.version(), "durability": server.durability, "note": server.note,
-            "runs": runs[server.name],
-            "ratios": {key: ratio(runs[server.name], base, key) for key, _, _ in FIGURES},
-        } for server in chosen],
+        "left_out": left_out, "workloads": workloads,
     }
     text = markdown(result)
     print(text, end="")
@@ -560,6 +674,7 @@ def main():
         if path:
             with open(path, "w") as f:
                 f.write(content)
+    sys.exit(1 if faults(result)[0] else 0)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@
 #   known         10 ms injected are measured within 1 % (the way there and back, measured without, taken
 #                 off the median), a stall of 1 s is not omitted, smtp-sink -c counts
 #                 the same, a seed repeats a run, receivers do as their models say, HdrHistogram's Python port
-#                 reads the log, a browser draws the page in light and dark
+#                 reads the log, a browser draws the page in light and dark, and what is late, not begun,
+#                 or of another run is said to be
 #
 # A quiet machine is needed. The last need, on Debian: apt-get install --no-install-recommends postfix chromium python3-venv
 # Usage: scripts/instrument.sh [ROUNDS]      default 3; ends with status 1 if anything is not as it should be
@@ -60,6 +61,8 @@ PYTHON
 if python3 -m venv "$work/python" && "$work/python/bin/pip" -q install hdrhistogram; then
   export RINGPOST_TEST_PYTHON=$work/python/bin/python
 fi
-export RINGPOST_TEST_QUIET=1
-cargo test -q --release -p ringpost-loadgen --test instrument -- --nocapture --test-threads 1
+# A test whose tool is missing fails here instead of being skipped.
+export RINGPOST_TEST_QUIET=1 RINGPOST_TEST_REQUIRE=1
+cargo test -q --release -p ringpost-loadgen --test instrument --test honesty --test receivers -- \
+  --nocapture --test-threads 1
 cargo test -q -p ringpost-loadgen --lib html -- --nocapture

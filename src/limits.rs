@@ -31,8 +31,14 @@ pub const DEFAULT_MAX_RECIPIENTS: usize = 1000;
 pub const RECIPIENTS_BYTES: usize = 160 * 1024;
 /// What a recipient takes in a record beyond its address.
 pub const RECIPIENT_OVERHEAD_BYTES: usize = 48;
-/// Commands that change nothing (NOOP, RSET, VRFY, HELP, …) in a row before the session is closed:
-/// a client that only talks costs a connection slot.
+/// Recipients that [`RECIPIENTS_BYTES`] has room for whatever their addresses and ORCPT are: what EHLO promises
+/// at most (RFC 9422 §4.2).
+pub const RECIPIENTS_KEPT: usize = 200;
+const _: () = assert!(
+    RECIPIENTS_KEPT * (PATH_BYTES + ORIGINAL_RECIPIENT_BYTES + RECIPIENT_OVERHEAD_BYTES) <= RECIPIENTS_BYTES
+);
+/// Commands that move no mail (NOOP, RSET, VRFY, HELP, …), and messages that are refused, between two accepted
+/// messages before the session is closed: a client that only talks costs a connection slot.
 pub const IDLE_COMMANDS: u32 = 500;
 /// A chunk of a message (BDAT) smaller than this counts among [`IDLE_COMMANDS`]: taking a command out from
 /// between two chunks moves what follows it, which pays only for chunks of some size.
@@ -41,8 +47,9 @@ pub const SMALL_CHUNK_BYTES: u64 = 512;
 pub const BAD_COMMANDS: u32 = 20;
 /// Largest message by default (`--max-message-size`).
 pub const DEFAULT_MAX_MESSAGE_BYTES: u64 = 50 * 1024 * 1024;
-/// Largest `--max-message-size`: what one message may take of a spool of ordinary segments.
-pub const MAX_MESSAGE_BYTES: u64 = 1024 * 1024 * 1024;
+/// Largest `--max-message-size`: the list of its fragments and all that is said of its recipients must fit one
+/// commit record, also when it is copied forward.
+pub const MAX_MESSAGE_BYTES: u64 = 256 * 1024 * 1024;
 /// Largest `--max-recipients`: a recipient's number within its message has 16 bits.
 pub const MAX_RECIPIENTS: usize = u16::MAX as usize;
 /// Recipients refused since the last accepted message before the session ends: as many as a list can have
@@ -112,6 +119,11 @@ pub const PEM_FILE_BYTES: u64 = 4 * 1024 * 1024;
 pub const FAILED_LOGINS_PER_SESSION: u32 = 3;
 /// Wait before a failed login is answered: guessing must not be quick.
 pub const FAILED_LOGIN_PAUSE: Duration = Duration::from_secs(2);
+/// Longest wait of a login for those of the same client that are being checked and might use up
+/// [`FAILED_LOGINS_PER_IP`].
+pub const LOGIN_TURN_WAIT: Duration = Duration::from_secs(10);
+/// Wait before it looks again.
+pub const LOGIN_RETRY_WAIT: Duration = Duration::from_millis(50);
 /// Failed logins from one address (a /64 of IPv6) in [`FAILED_LOGIN_WINDOW`] before it may not try.
 pub const FAILED_LOGINS_PER_IP: u32 = 20;
 /// See [`FAILED_LOGINS_PER_IP`].
@@ -321,6 +333,15 @@ pub const COMMIT_BUFFERS: usize = COMMITS_IN_FLIGHT + 1;
 pub const COPY_BYTES: usize = 32 * 1024;
 /// Fragment buffers of one worker; a session that needs one more waits, which slows its sender.
 pub const FRAGMENT_BUFFERS: usize = 256;
+/// While fragment buffers are short, a session that has not brought [`COPY_BYTES`] in this time gives its own
+/// back and gathers the next piece in ordinary memory: whoever holds half a pool has to send it faster than that.
+pub const FRAGMENT_HOLD_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait for a fragment buffer: with what the ones in front may hold theirs for, hundreds are served
+/// in it.
+pub const FRAGMENT_BUFFER_WAIT: Duration = Duration::from_secs(30);
+/// Fragments of one message that were written before they were full: with more a commit record could outgrow
+/// its buffer.
+pub const SHORT_FRAGMENTS: usize = 1024;
 /// Body bytes in one fragment.
 pub const FRAGMENT_BYTES: usize = 128 * 1024;
 /// Size of a fragment buffer: the body, a block for the record headers, and a block so that the last read

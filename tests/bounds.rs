@@ -200,3 +200,49 @@ fn the_durability_in_force_is_shown() {
         assert!(server.stop().success());
     }
 }
+
+/// So many lines of 64 bytes.
+fn lines(of: &str, count: usize) -> String {
+    format!("{}\r\n", of.repeat(62)).repeat(count)
+}
+
+#[test]
+fn slow_senders_of_large_bodies_do_not_keep_out_others() {
+    let dir = directory();
+    let peer = Peer::willing();
+    let server = Server::start(
+        dir.path(),
+        &["--route", &peer.route(), "--workers", "1", "--memory-limit", "64MiB", "--data-wait", "60s"],
+    );
+    // More of them than there are buffers for large bodies, each far enough to need one.
+    let begin = |n: usize| {
+        let mut client = Client::connect(server.addr);
+        client.send(b"EHLO slow.test\r\nMAIL FROM:<a@slow.test>\r\nRCPT TO:<b@slow.test>\r\nDATA\r\n");
+        (0..4).for_each(|_| assert_ne!(client.reply().as_bytes()[0], b'5'));
+        client.send(format!("Subject: {n}\r\n\r\n{}", lines("x", 600)).as_bytes());
+        client
+    };
+    let mut slow: Vec<Client> = (0..120).map(begin).collect();
+    for size in [64, 300] {
+        let body = lines("y", size * 16);
+        let reply = Client::connect(server.addr).deliver("a@good.test", &["b@good.test"], &body);
+        assert!(reply.starts_with("250 "), "{size} KiB: {reply:?}");
+        // From now on half of them bring a byte now and then.
+        slow.iter_mut().step_by(2).for_each(|client| client.send(b"z"));
+    }
+    // What was received in pieces is whole all the same.
+    for client in &mut slow {
+        client.send(lines("w", 3000).as_bytes());
+        let reply = client.ask(".");
+        assert!(reply.starts_with("250 "), "{reply:?}");
+    }
+    let arrived = peer.wait_for(122, Duration::from_secs(60));
+    for message in arrived.iter().filter(|message| message.from == "a@slow.test") {
+        let got: Vec<&str> = message.data.lines().skip_while(|line| !line.is_empty()).skip(1).collect();
+        let (x, w) = ("x".repeat(62), "w".repeat(62));
+        assert_eq!(got.len(), 3600);
+        assert!(got[..600].iter().all(|line| *line == x) && got[601..].iter().all(|line| *line == w));
+        assert_eq!(got[600].trim_start_matches('z'), w);
+    }
+    assert!(server.stop().success());
+}

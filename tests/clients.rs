@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use common::{Client, Peer, Server};
+use common::{Client, Peer, Server, run};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const PROXIED: [&str; 2] = ["--proxy-from", "127.0.0.0/8"];
@@ -51,7 +51,10 @@ fn all(mut stream: TcpStream) -> String {
 #[test]
 fn the_client_of_a_proxy_is_the_client() {
     let (dir, peer) = (directory(), Peer::willing());
-    let server = start(&dir, &peer, &[&PROXIED[..], &["--relay-from", "192.0.2.0/24"]].concat());
+    // The proxy has all rights.
+    let rights =
+        ["--relay-from", "192.0.2.0/24", "--relay-from", "127.0.0.0/8", "--xclient-from", "127.0.0.1"];
+    let server = start(&dir, &peer, &[&PROXIED[..], &rights].concat());
     let v2 = {
         let mut bytes = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".to_vec();
         bytes.extend_from_slice(&[192, 0, 2, 9, 127, 0, 0, 1, 0x12, 0x67, 0, 25]);
@@ -81,17 +84,24 @@ fn the_client_of_a_proxy_is_the_client() {
     let mut client = Client::silent(server.addr);
     client.send(format!("{}EHLO client.test\r\n", header("192.0.2.7")).as_bytes());
     assert!(client.reply().starts_with("220 ") && client.reply().starts_with("250"));
-    // A health check of the proxy's own.
-    let mut client = Client::silent(server.addr);
-    client.send(b"PROXY UNKNOWN\r\n");
-    assert!(client.reply().starts_with("220 "));
+    // A proxy that does not know its client lends it no rights; its own connections have its own.
+    let unspecified = b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0";
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+    let ways = [(&b"PROXY UNKNOWN\r\n"[..], "550 5.7.1"), (unspecified, "550 5.7.1"), (local, "250 ")];
+    for (header, reply) in ways {
+        let mut client = Client::silent(server.addr);
+        client.send(header);
+        assert!(client.reply().starts_with("220 "));
+        assert_eq!(client.ask("EHLO client.test").contains("XCLIENT"), reply == "250 ");
+        client.ask("MAIL FROM:<a@sender.test>");
+        assert!(client.ask("RCPT TO:<b@one.test>").starts_with(reply), "{}", header.escape_ascii());
+    }
     for wrong in [&b"EHLO client.test\r\n"[..], b"PROXY TCP4 x\r\n", b"\r\n\r\n\0\r\nQUIT\n\x11\x11\0\0"] {
         let mut client = Client::silent(server.addr);
         client.send(wrong);
         assert_eq!(all(client.into_stream()), "", "closed without a word");
     }
     server.wait_for_word("--proxy-from");
-    drop(client);
     assert!(server.stop().success());
 }
 
@@ -162,7 +172,17 @@ fn who_speaks_before_the_greeting_is_sent_away() {
     assert!(begun.elapsed() >= Duration::from_secs(1), "the greeting waits");
     let mut hasty = proxied(server.addr, "198.51.100.2");
     hasty.send(b"HELO hasty\r\n");
-    assert!(all(hasty.into_stream()).starts_with("421 4.7.0 Wait"));
+    assert!(all(hasty.into_stream()).starts_with("421 4.7.0 mta.test Wait"));
+    // One that thinks better of it has not spoken.
+    drop(proxied(server.addr, "198.51.100.3"));
+    let count = |name: &str| {
+        let spool = dir.path().join("spool");
+        let (_, out, err) = run(&["queue", "summary", "--json", "--spool", spool.to_str().expect("text")]);
+        let report = serde_json::from_str::<serde_json::Value>(&out).unwrap_or_else(|_| panic!("{err}"));
+        report["report"]["counters"][name].as_u64().expect("a number")
+    };
+    common::wait_until("both have gone", || count("sessions_total") == 3 && count("sessions_now") == 0);
+    assert_eq!(count("early_talkers"), 1);
     // Not for those who may relay.
     let mut trusted = proxied(server.addr, "192.0.2.1");
     trusted.send(b"HELO hasty\r\n");
@@ -197,8 +217,9 @@ fn addresses_and_networks_have_limits() {
     };
     let held: Vec<_> = ["198.51.100.1", "198.51.100.1", "198.51.100.2"].map(open).into();
     assert!(held.iter().all(|(greeting, _)| greeting.starts_with("220 ")));
-    assert!(greeting(server.addr, "198.51.100.1").starts_with("421 4.7.0"), "two per address");
-    assert!(greeting(server.addr, "198.51.100.3").starts_with("421 4.7.0"), "three per network");
+    let crowded = "421 4.7.0 mta.test Too many connections, try again later";
+    assert_eq!(greeting(server.addr, "198.51.100.1"), crowded, "two per address");
+    assert_eq!(greeting(server.addr, "198.51.100.3"), crowded, "three per network");
     assert!(greeting(server.addr, "198.51.101.1").starts_with("220 "), "another network");
     drop(held);
     // A rate of connections.
@@ -212,8 +233,10 @@ fn addresses_and_networks_have_limits() {
             greeting
         })
         .collect();
-    let refused =
-        greetings.iter().filter(|g| g.starts_with("421 4.7.0 Too many connections in a short")).count();
+    let refused = greetings
+        .iter()
+        .filter(|g| g.starts_with("421 4.7.0 mta.test Too many connections in a short"))
+        .count();
     assert_eq!(refused, 1, "{greetings:?}");
     // Errors.
     let mut client = proxied(server.addr, "203.0.113.2");
@@ -222,7 +245,7 @@ fn addresses_and_networks_have_limits() {
     client.ask("QUIT");
     client.reply();
     common::wait_until("errors shut the door", || {
-        greeting(server.addr, "203.0.113.2").starts_with("421 4.7.0 Too many errors")
+        greeting(server.addr, "203.0.113.2").starts_with("421 4.7.0 mta.test Too many errors")
     });
     // Messages, over as many connections as it likes; not for who may relay.
     let mut client = proxied(server.addr, "203.0.113.3");
@@ -231,6 +254,13 @@ fn addresses_and_networks_have_limits() {
         assert!(client.deliver("a@sender.test", &["b@own.test"], "hi\r\n").starts_with("250"));
     }
     assert!(client.ask("MAIL FROM:<a@sender.test>").starts_with("450 4.7.1"));
+    // Nor for loopback, which is us although it may not relay here.
+    let mut client = Client::silent(server.addr);
+    client.send(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+    client.reply();
+    for _ in 0..3 {
+        assert!(client.deliver("a@sender.test", &["b@own.test"], "hi\r\n").starts_with("250"));
+    }
     let mut client = proxied(server.addr, "192.0.2.1");
     client.reply();
     for _ in 0..4 {

@@ -86,7 +86,10 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
         let client: Vec<u8> = dialogue.turns.iter().flat_map(|turn| turn.client.clone()).collect();
         match target {
             "session" => {
-                let flags = u8::from(!dialogue.settings.may_relay) | u8::from(dialogue.settings.users) << 4;
+                let settings = &dialogue.settings;
+                let flags = u8::from(!settings.may_relay)
+                    | u8::from(settings.users) << 4
+                    | u8::from(settings.local_domain.is_some()) << 7;
                 add(dialogue.name.clone(), [&[flags], &client[..]].concat());
             }
             "chunk" => {

@@ -17,7 +17,7 @@ pub fn proxy(data: &[u8]) {
     }
     if let Ok(Some(header)) = whole {
         assert!((8..=limits::PROXY_HEADER_BYTES.min(data.len())).contains(&header.bytes));
-        if let Some(client) = header.client {
+        if let proxy::Origin::Client(client) = header.origin {
             assert_eq!(client.ip(), client.ip().to_canonical());
         }
     }

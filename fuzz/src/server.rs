@@ -1,5 +1,7 @@
 //! Targets for what a client sends: message data and whole sessions.
 use ringpost::limits;
+use ringpost::mail::address::Domain;
+use ringpost::mail::envelope::Recipient;
 use ringpost::smtp::body::{BodyReader, ChunkReader, DotStuffer, Fault, Piece};
 use ringpost::smtp::server::{Access, Verdict};
 
@@ -151,6 +153,7 @@ pub fn session(data: &[u8]) {
         access: Access {
             mechanisms: if flags & 16 == 0 { vec![] } else { vec!["PLAIN"] },
             submission: flags & 64 != 0,
+            local_domains: (flags & 128 != 0).then(local_domain).into_iter().collect(),
             ..Access::default()
         },
         secure: flags & 16 != 0,
@@ -168,22 +171,32 @@ pub fn session(data: &[u8]) {
         pieces.iter().for_each(|piece| driver.feed(piece));
         driver.take()
     });
-    check_session(&happened, may_relay);
+    check_session(&happened, may_relay, flags & 128 != 0);
+}
+
+/// The domain whose mail is taken from strangers, where there is one.
+fn local_domain() -> Domain {
+    Domain::parse(b"own.test").expect("a domain")
 }
 
 /// What holds for every session.
-fn check_session(happened: &[Happening], may_relay: bool) {
+fn check_session(happened: &[Happening], may_relay: bool, has_local_domain: bool) {
     for (at, happening) in happened.iter().enumerate() {
         match happening {
             Happening::Replies(bytes) => check_replies(bytes),
             Happening::BodyStarts => {
-                assert!(may_relay, "a stranger relays");
+                assert!(may_relay || has_local_domain, "a stranger relays");
                 // Behind 354, or with a chunk behind what RCPT was told.
                 let Some(Happening::Replies(_)) = at.checked_sub(1).and_then(|at| happened.get(at)) else {
                     panic!("a body that nothing was said before");
                 };
             }
-            Happening::Message(_, accepted) => {
+            Happening::Message(message, accepted) => {
+                let is_local = |recipient: &Recipient| {
+                    let (local, domain) = (recipient.address.local(), recipient.address.domain());
+                    *domain == local_domain() && !local.contains(['%', '!', '@'])
+                };
+                assert!(may_relay || message.envelope.recipients.iter().all(is_local), "a stranger relays");
                 let Some(Happening::Replies(after)) = happened.get(at + 1) else { panic!("no answer") };
                 assert_eq!(*accepted, after.starts_with(b"250 "));
             }

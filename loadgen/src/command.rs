@@ -2,6 +2,8 @@
 //!
 //! Owns: what `ringpost load` and `ringpost sink` print and how they end. Promises: a first SIGINT or
 //! SIGTERM ends the run in order, with its report; a second one ends the process. Must not: measure.
+use std::fs::File;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,6 +33,15 @@ pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
         print(args.json, &compare(&read_reports(&args.a)?, &read_reports(&args.b)?))?;
         return Ok(ExitCode::SUCCESS);
     }
+    // A path that cannot be written is found out before the run and not behind it.
+    let page_file = args.report.as_ref().map(|path| {
+        let file = File::options().create(true).append(true).open(path);
+        file.with_context(|| format!("cannot write to {}", path.display()))
+    });
+    let page_file = page_file.transpose()?;
+    for caution in args.cautions() {
+        eprintln!("warning: {caution}");
+    }
     raise_descriptor_limit();
     let console = Console::new(stop_on_signals()?);
     if args.search.is_some() {
@@ -38,7 +49,8 @@ pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
         console.finish();
         let report = report?;
         print(args.json, &report)?;
-        return Ok(if report.best_rate.is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        let is_good = report.best_rate.is_some() && !report.is_interrupted;
+        return Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     let report = match args.sink {
         Some(listen) => run_pair(args, listen, &console),
@@ -47,8 +59,8 @@ pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
     console.finish();
     let report = report?;
     print(args.json, &report)?;
-    if let Some(path) = &args.report {
-        std::fs::write(path, page(&report)).with_context(|| format!("cannot write to {}", path.display()))?;
+    if let Some(mut file) = page_file {
+        file.set_len(0).and_then(|()| file.write_all(page(&report).as_bytes())).context("--report")?;
     }
     let has_arrived = report.verdict.as_ref().is_none_or(Verdict::is_exactly_once);
     let is_good = report.is_complete() && (report.accepted > 0 || args.messages == Some(0)) && has_arrived;
@@ -59,7 +71,7 @@ pub fn load_command(args: &LoadArgs) -> anyhow::Result<ExitCode> {
 /// failure when mail arrived twice or damaged.
 pub fn sink_command(args: &SinkArgs) -> anyhow::Result<ExitCode> {
     if args.print_models {
-        std::io::Write::write_all(&mut std::io::stdout(), shipped_models().as_bytes())?;
+        std::io::stdout().write_all(shipped_models().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     raise_descriptor_limit();
@@ -78,7 +90,7 @@ pub fn sink_command(args: &SinkArgs) -> anyhow::Result<ExitCode> {
 
 fn print<R: Serialize + std::fmt::Display>(json: bool, report: &R) -> anyhow::Result<()> {
     let text = if json { serde_json::to_string(report)? + "\n" } else { report.to_string() };
-    std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).context("cannot print the report")
+    std::io::stdout().write_all(text.as_bytes()).context("cannot print the report")
 }
 
 /// Allows as many connections as the hard limit does. Where that fails the soft limit stays, and

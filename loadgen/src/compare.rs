@@ -1,8 +1,9 @@
 //! Two sets of runs side by side: how much they differ, and how sure that is.
 //!
 //! Owns: [`compare`] over reports of the source, and its text. Promises: ratios are those of
-//! geometric means, with the 95 % interval of Welch's t-test on logarithms; one run on a side gives a
-//! ratio without an interval, and says so. Must not: run anything.
+//! geometric means, with the 95 % interval of Welch's t-test on logarithms, never narrower than what the
+//! instrument tells apart; one run on a side gives a ratio without an interval, and says so; a run that is
+//! left out of a figure is named. Must not: run anything.
 use std::fmt;
 use std::fs::File;
 use std::io::BufReader;
@@ -61,11 +62,11 @@ pub struct Comparison {
 
 /// Compares the runs of two sides.
 pub fn compare(a: &[LoadReport], b: &[LoadReport]) -> Comparison {
-    let mut lines = Vec::new();
+    let (mut lines, mut warnings) = (Vec::new(), warnings(a, b));
     type Figure = fn(&LoadReport) -> Option<f64>;
     let figures: [(&str, bool, Figure); 14] = [
         ("messages/s", false, |r| Some(r.rate)),
-        ("MB/s", false, |r| Some(r.bytes as f64 / 1e6 / r.seconds.max(1e-6))),
+        ("MB/s", false, |r| Some(r.bytes_per_second / 1e6)),
         ("whole p50", true, |r| Some(r.latency.whole.p50_us as f64)),
         ("whole p90", true, |r| Some(r.latency.whole.p90_us as f64)),
         ("whole p99", true, |r| Some(r.latency.whole.p99_us as f64)),
@@ -85,12 +86,27 @@ pub fn compare(a: &[LoadReport], b: &[LoadReport]) -> Comparison {
         let values = |side: &[LoadReport]| -> Vec<f64> {
             side.iter().filter_map(figure).filter(|value| *value > 0.0).collect()
         };
-        let (a, b) = (values(a), values(b));
-        if !a.is_empty() && !b.is_empty() {
-            lines.push(line(name, is_time, &a, &b));
+        let (of_a, of_b) = (values(a), values(b));
+        if !of_a.is_empty() && !of_b.is_empty() {
+            lines.push(line(name, is_time, &of_a, &of_b));
+        }
+        for (side, values, runs) in [("A", &of_a, a.len()), ("B", &of_b, b.len())] {
+            let left_out = runs - values.len();
+            // What neither side has was not measured.
+            if left_out > 0 && of_a.len() + of_b.len() > 0 {
+                warnings.push(format!(
+                    "{name}: {left_out} of the {runs} runs of {side} have none, and are left out"
+                ));
+            }
         }
     }
-    Comparison { lines, warnings: warnings(a, b) }
+    Comparison { lines, warnings }
+}
+
+/// What a figure is not told apart by, relative to itself: three digits are kept of times, in whole
+/// microseconds; rates are no better than the time they are of.
+fn resolution(is_time: bool, mean: f64) -> f64 {
+    if is_time { 1e-3 + 1.0 / mean.max(1.0) } else { 1e-3 }
 }
 
 fn warnings(a: &[LoadReport], b: &[LoadReport]) -> Vec<String> {
@@ -132,7 +148,11 @@ fn line(name: &str, is_time: bool, a: &[f64], b: &[f64]) -> Line {
         a: side(a, &log_a),
         b: side(b, &log_b),
         ratio: difference.exp(),
-        interval: half_width(&log_a, &log_b).map(|w| ((difference - w).exp(), (difference + w).exp())),
+        interval: half_width(&log_a, &log_b).map(|width| {
+            let least = resolution(is_time, mean(&log_a).exp().min(mean(&log_b).exp()));
+            let width = width.max(least);
+            ((difference - width).exp(), (difference + width).exp())
+        }),
     }
 }
 
@@ -182,7 +202,15 @@ pub fn read_reports(paths: &[PathBuf]) -> anyhow::Result<Vec<LoadReport>> {
     for path in paths {
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         for report in serde_json::Deserializer::from_reader(BufReader::new(file)).into_iter() {
-            reports.push(report.with_context(|| format!("{} holds no report", path.display()))?);
+            let report: LoadReport = report.with_context(|| format!("{} holds no report", path.display()))?;
+            // Keys that are missing have their defaults, so that reports of other versions are read; any
+            // object would pass for a report.
+            ensure!(
+                !report.run.is_empty() && !report.workload.is_empty(),
+                "{} holds something else than a report of ringpost load --json: run or workload is missing",
+                path.display()
+            );
+            reports.push(report);
         }
     }
     ensure!(!reports.is_empty(), "there is no report to compare");
@@ -239,6 +267,43 @@ mod tests {
         assert!((1.56..1.62).contains(&low) && (2.46..2.56).contains(&high), "{low} {high}");
         assert_eq!(comparison.lines.len(), 1);
         assert!(comparison.warnings.is_empty(), "{:?}", comparison.warnings);
+    }
+
+    #[test]
+    fn equal_runs_differ_by_what_cannot_be_told_apart() {
+        let same = || runs(&[100.0, 100.0, 100.0]);
+        let (low, high) = compare(&same(), &same()).lines[0].interval.unwrap();
+        assert!((0.998..1.0).contains(&low) && (1.0005..1.002).contains(&high), "{low} {high}");
+        // Of 5 µs the next value is a fifth away.
+        assert!((0.2..0.3).contains(&resolution(true, 5.0)) && resolution(true, 1e6) < 0.0011);
+    }
+
+    #[test]
+    fn runs_without_a_figure_are_named() {
+        let comparison = compare(&runs(&[100.0, 0.0]), &runs(&[100.0, 90.0]));
+        assert_eq!((comparison.lines[0].a.runs, comparison.lines[0].b.runs), (1, 2));
+        let text = comparison.to_string();
+        assert!(text.contains("messages/s: 1 of the 2 runs of A have none, and are left out"), "{text}");
+        assert_eq!(text.matches("left out").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn only_reports_are_compared() {
+        let path = std::env::temp_dir().join(format!("ringpost-compare-{}", std::process::id()));
+        let report = LoadReport { run: "a".into(), workload: "w".into(), ..LoadReport::default() };
+        let good = serde_json::to_string(&report).unwrap();
+        for (text, is_good) in [
+            (good.clone(), true),
+            (good.clone() + "\n" + &good, true),
+            ("{}".into(), false),
+            (good + "{\"trials\":[]}", false),
+            (String::new(), false),
+            ("[1]".into(), false),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            assert_eq!(read_reports(std::slice::from_ref(&path)).is_ok(), is_good, "{text}");
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]

@@ -93,8 +93,12 @@ pub const SEARCH_BOUND: Duration = Duration::from_millis(100);
 pub const SEARCH_START_RATE: f64 = 100.0;
 /// Gap between a good and a bad rate at which a search is over: below that, runs differ by chance.
 pub const SEARCH_PRECISION: f64 = 0.05;
-/// Rates one search tries.
-pub const SEARCH_TRIALS: usize = 40;
+/// Trials of one search.
+pub const SEARCH_TRIALS: usize = 60;
+/// Longest trial, where a low rate takes long to make enough messages; `--search-trial` may be longer.
+pub const SEARCH_TRIAL: Duration = Duration::from_secs(60);
+/// Warm-up of a trial, in which the connections are opened, without `--warmup`.
+pub const SEARCH_WARMUP: Duration = Duration::from_secs(1);
 /// Intervals a report keeps: a day of seconds.
 pub const INTERVALS: usize = 86_400;
 /// Intervals that wait for the shares of slow threads.

@@ -47,11 +47,16 @@ enum Content {
     Corpus(Vec<Vec<u8>>),
 }
 
-/// Reads what is to be sent, and says how large each message is.
-fn content(args: &LoadArgs, seed: u64) -> anyhow::Result<(Content, Classes)> {
+/// Reads what is to be sent, and says how large each message is, and what was left out.
+fn content(args: &LoadArgs, seed: u64) -> anyhow::Result<(Content, Classes, Vec<String>)> {
+    // With BDAT each message is held in both forms: the server may not offer CHUNKING.
+    let most_bytes = limits::STOCK_BYTES / (1 + u64::from(args.bdat));
+    let (mut warnings, mut eight_bit) = (Vec::new(), Vec::new());
     let (content, sizes) = match (&args.corpus, &args.sizes) {
         (Some(path), _) => {
-            let messages = corpus::read(path)?;
+            let corpus::Corpus { messages, warnings: left_out, .. } = corpus::read(path, most_bytes)?;
+            warnings = left_out;
+            eight_bit = messages.iter().map(|message| !message.is_ascii()).collect();
             let sizes = messages.iter().map(|m| Template::of_corpus(0, 1, m).content_bytes()).collect();
             (Content::Corpus(messages), sizes)
         }
@@ -62,13 +67,13 @@ fn content(args: &LoadArgs, seed: u64) -> anyhow::Result<(Content, Classes)> {
         }
         (None, None) => (Content::Generated, vec![args.size]),
     };
-    let bytes: u64 = sizes.iter().sum();
+    let bytes = sizes.iter().fold(0, |sum: u64, &size| sum.saturating_add(size));
+    // The stamps of a corpus are small beside what they stand in front of.
     ensure!(
-        bytes <= limits::STOCK_BYTES,
-        "the messages to prepare have {bytes} bytes, more than {}",
-        limits::STOCK_BYTES
+        bytes <= most_bytes || matches!(content, Content::Corpus(_)),
+        "the messages to prepare have {bytes} bytes, more than {most_bytes}"
     );
-    Ok((content, Classes { sizes, seed }))
+    Ok((content, Classes { sizes, eight_bit, seed }, warnings))
 }
 
 /// What stands before the length of each request.
@@ -145,7 +150,7 @@ pub fn run_watched(
     let open = |path: &Option<std::path::PathBuf>| path.as_deref().map(crate::open_log).transpose();
     let logs = [open(&args.ack_log)?, open(&args.refused_log)?];
     let threads = args.threads.min(args.connections.min(256) as u16);
-    let (content, classes) = content(args, seed)?;
+    let (content, classes, left_out) = content(args, seed)?;
     let mut plan = Plan::new(args, seed, threads, classes, domains(args, seed)?);
     plan.http = args.http.then(|| request_head(args)).transpose()?;
     let prepared = (0..threads).map(|_| stocks(args, &plan, &content)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -175,7 +180,9 @@ pub fn run_watched(
     }
     measured.sample(shared.clock.now_us() as f64 / 1e6);
     progress.update(&shared.snapshot(args.messages));
-    Ok((outcome(args, &plan, &shared, stats)?, shared.clock))
+    let mut report = outcome(args, &plan, &shared, stats)?;
+    report.warnings.extend(left_out);
+    Ok((report, shared.clock))
 }
 
 /// Shows progress, closes intervals and samples the measured process until every thread has finished.

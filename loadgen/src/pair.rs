@@ -80,6 +80,7 @@ impl Wait<'_> {
     /// sampled until then, for it works for as long.
     fn for_arrivals(&mut self, patience: Duration) -> Option<String> {
         self.progress.phase("arrivals");
+        self.progress.resume();
         let (mut last, mut sampled_at) = ((0, Instant::now()), Instant::now());
         loop {
             let unique = self.show();

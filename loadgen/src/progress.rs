@@ -41,9 +41,10 @@ pub trait Progress: Sync {
     fn interval(&self, _: &Point) {}
     /// Told when sending begins: the wall time from which on messages are measured.
     fn begun(&self, _measured_from_us: u64) {}
-    /// Told that something else begins, for which nothing that was shown counts. Where the last part was
-    /// stopped, that is done with: the new one is stopped by asking again.
+    /// Told that something else begins, for which nothing that was shown counts.
     fn phase(&self, _what: &str) {}
+    /// Told that what was stopped has come to its end, and something follows that is stopped by asking again.
+    fn resume(&self) {}
     /// True ends the run: no new message is begun, what is in flight is finished.
     fn stopped(&self) -> bool {
         false
@@ -124,6 +125,8 @@ impl Progress for Console {
         let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
         (plain.last, plain.phase) = (Snapshot::default(), format!("{what}: "));
         plain.latency.clear();
+    }
+    fn resume(&self) {
         self.stop.store(false, Ordering::Relaxed);
     }
     fn stopped(&self) -> bool {
@@ -189,6 +192,7 @@ mod tests {
         let console = Console::new(stop.clone());
         console.plain.lock().unwrap().last.messages = 1000;
         console.phase("arrivals");
+        console.resume();
         assert!(!console.stopped() && !stop.load(Ordering::Relaxed));
         let last = console.plain.lock().unwrap().last;
         let now = Snapshot { elapsed: Duration::from_secs(2), messages: 100, ..Snapshot::default() };

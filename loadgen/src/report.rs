@@ -247,6 +247,10 @@ impl LoadReport {
         doubts.extend(bottleneck("source", self.worst_busy_share, self.worst_starved_share));
         doubts
     }
+    /// Whether the source could not keep up, or had too little of the processors.
+    pub fn is_source_bound(&self) -> bool {
+        bottleneck("source", self.worst_busy_share, self.worst_starved_share).is_some()
+    }
     /// Whether all that was asked for was sent.
     pub fn is_complete(&self) -> bool {
         self.failure.is_none() && !self.is_interrupted && self.not_begun == 0 && self.unsent == 0
@@ -484,6 +488,16 @@ mod tests {
         );
         latency.record(u64::MAX);
         assert!(latency.percentiles().max_us >= HIGHEST_US);
+    }
+
+    #[test]
+    fn percentiles_that_a_few_values_cannot_carry_are_hyphens() {
+        for (count, hyphens) in [(1, 3), (10, 2), (99, 2), (100, 1), (1000, 0)] {
+            let p =
+                Percentiles { count, p50_us: 1, p90_us: 1, p99_us: 1, p999_us: 1, ..Percentiles::default() };
+            assert_eq!(p.in_words().iter().filter(|text| *text == "-").count(), hyphens, "{count}");
+            assert_eq!(p.to_string().chars().count(), Percentiles::HEAD.len());
+        }
     }
 
     #[test]

@@ -87,15 +87,20 @@ impl Timeline {
     }
     /// Closes all intervals before `index`.
     pub fn close_before(&mut self, index: u64) -> anyhow::Result<()> {
+        self.close(index, Duration::MAX)
+    }
+    /// The same in a run that ended at `end`.
+    fn close(&mut self, index: u64, end: Duration) -> anyhow::Result<()> {
         while self.next < index {
             let mut share = self.open.remove(&self.next).unwrap_or_default();
             share.warmup.merge(&share.latency);
             let p = share.warmup.percentiles();
             let at = self.interval * self.next as u32;
+            let lasts = self.interval.min(end.saturating_sub(at)).max(Duration::from_micros(1));
             if self.closed.len() < limits::INTERVALS {
                 self.closed.push(Point {
                     at_sec: at.as_secs_f64(),
-                    seconds: self.interval.as_secs_f64(),
+                    seconds: lasts.as_secs_f64(),
                     is_warmup: at < self.warmup,
                     accepted: share.accepted,
                     p50_us: p.p50_us,
@@ -106,7 +111,7 @@ impl Timeline {
                 });
             }
             if let Some(log) = &mut self.hdr {
-                write_interval(log, at, self.interval, &share.latency).context("cannot write to --hdr")?;
+                write_interval(log, at, lasts, &share.latency).context("cannot write to --hdr")?;
             }
             self.next += 1;
         }
@@ -116,14 +121,9 @@ impl Timeline {
     pub fn finish(&mut self, end_us: u64) -> anyhow::Result<Vec<Point>> {
         let last = self.open.keys().next_back().copied();
         if let Some(last) = last {
-            self.close_before(last + 1)?;
+            self.close(last + 1, Duration::from_micros(end_us))?;
         }
-        let mut points = std::mem::take(&mut self.closed);
-        if let Some(point) = points.last_mut() {
-            let end = end_us as f64 / 1e6;
-            point.seconds = (end - point.at_sec).clamp(1e-6, point.seconds);
-        }
-        Ok(points)
+        Ok(std::mem::take(&mut self.closed))
     }
 }
 
@@ -188,9 +188,10 @@ mod tests {
                 let bytes =
                     base64::engine::general_purpose::STANDARD.decode(interval.encoded_histogram()).unwrap();
                 let histogram = Deserializer::new().deserialize::<u64, _>(&mut &bytes[..]).unwrap();
-                counts.push((interval.start_timestamp().as_millis(), histogram.len()));
+                let (at, lasts) = (interval.start_timestamp(), interval.duration());
+                counts.push((at.as_millis(), lasts.as_millis(), histogram.len()));
             }
         }
-        assert_eq!(counts, [(0, 5), (500, 0), (1000, 5)]);
+        assert_eq!(counts, [(0, 500, 5), (500, 500, 0), (1000, 250, 5)]);
     }
 }

@@ -126,14 +126,16 @@ fn a_warm_up_is_in_no_figure() {
     (args.rate, args.interval) = (Some(RateProfile::fixed(200.0)), Duration::from_millis(100));
     args.measure_pid = vec![std::process::id()];
     let report = run_load(&args, &Silent).unwrap();
-    assert!(report.warmup_accepted > 60 && report.accepted - report.warmup_accepted > 60, "{report}");
-    let measured = report.latency.whole.count;
-    assert!(measured.abs_diff(report.accepted - report.warmup_accepted) < 10, "{report}");
-    assert!(report.latency.whole.p50_us < 30_000 && report.latency.data.count < report.accepted, "{report}");
-    assert!((0.4..0.7).contains(&report.seconds) && (120.0..280.0).contains(&report.rate), "{report}");
+    assert!(report.warmup_accepted > 0 && report.accepted > report.warmup_accepted, "{report}");
+    // Every message that was due behind it is in the latencies, and no other.
+    let (whole, late) = (report.latency.whole, report.late);
+    assert!(whole.count == late.count && (40..170).contains(&whole.count), "{report}");
+    assert!(whole.min_us < 30_000 && report.latency.data.count < report.accepted, "{report}");
+    assert!(report.seconds >= 0.4 && report.rate > 0.0, "{report}");
     let (warm, hot): (Vec<_>, Vec<_>) = report.timeline.iter().partition(|point| point.is_warmup);
-    assert!(warm.len() == 5 && hot.len() >= 5, "{:?}", report.timeline);
-    assert!(warm[1].p50_us >= 30_000 && warm.iter().map(|p| p.accepted).sum::<u64>() > 50, "{warm:?}");
+    assert!(warm.len() == 5 && hot.len() >= 4, "{:?}", report.timeline);
+    assert!(warm.iter().any(|point| point.p50_us >= 30_000), "{warm:?}");
+    assert_eq!(report.timeline.iter().map(|point| point.accepted).sum::<u64>(), report.accepted);
     assert!(report.to_string().contains("in a warm-up of 0.5 s"), "{report}");
 }
 
@@ -201,6 +203,7 @@ fn mail_of_other_runs_has_no_part_in_a_pair() {
     let relay = relay(sink);
     let mut args = LoadArgs::new(relay, 20);
     (args.connections, args.arrival_wait) = (1, Duration::from_secs(20));
+    args.measure_pid = vec![std::process::id()];
     let report = run_pair(&args, sink, &Silent).unwrap();
     let verdict = report.verdict.as_ref().unwrap();
     // The 40 of the other run do not make up for those that are late, and the second copies are seen.
@@ -210,6 +213,9 @@ fn mail_of_other_runs_has_no_part_in_a_pair() {
     assert_eq!(end_to_end.count, 20, "{report}");
     assert!((250_000..60_000_000).contains(&end_to_end.max_us), "{report}");
     assert_eq!(report.sink.as_ref().unwrap().runs.len(), 2);
+    // The server is watched until the last message has come, not until it was acknowledged.
+    let samples = &report.process.as_ref().unwrap().samples;
+    assert!(samples.last().unwrap().at_sec > report.seconds + 0.25, "{samples:?}");
 }
 
 #[test]
@@ -218,7 +224,7 @@ fn an_interrupted_source_still_waits_for_what_it_has_sent() {
     struct Impatient(Mutex<Option<Instant>>);
     impl Progress for Impatient {
         fn update(&self, _: &Snapshot) {}
-        fn phase(&self, _: &str) {
+        fn resume(&self) {
             *self.0.lock().unwrap() = Some(Instant::now());
         }
         fn stopped(&self) -> bool {

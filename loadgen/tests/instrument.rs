@@ -9,10 +9,16 @@ use std::time::{Duration, Instant};
 
 use ringpost_loadgen::{
     LoadArgs, LoadReport, RateProfile, SearchReport, Silent, Sink, SinkArgs, SinkReport, TlsMode, TlsVariant,
-    Trial, run_load, run_search, verify_exactly_once,
+    run_load, run_search, verify_exactly_once,
 };
 
 const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// A test cannot be made here: a failure where all are demanded.
+fn skip(why: &str) {
+    assert!(std::env::var_os("RINGPOST_TEST_REQUIRE").is_none(), "RINGPOST_TEST_REQUIRE: {why}");
+    println!("skipped: {why}");
+}
 
 /// A server that does nothing but answer; `wait` says when a message that has just come is answered.
 fn server(wait: impl Fn(u64) + Send + Sync + 'static) -> SocketAddr {
@@ -227,30 +233,35 @@ fn a_seed_repeats_a_run() {
 
 #[test]
 fn a_search_finds_what_a_receiver_takes() {
-    // 300 messages/s are taken from each client, and what is more is put off, which fails a trial.
-    let text = "[[receiver]]\nmessages_per_second = 300.0\nburst = 20\n";
+    // 400 messages/s are taken from each client, and what is more is put off, which fails a trial.
+    let text = "[[receiver]]\nmessages_per_second = 400.0\nburst = 40\n";
     let sink = modelled("search", text, |args| args.hosts_from = "127.4.0.1".parse().unwrap());
     let mut args = LoadArgs::new(sink.addrs()[1], 0);
     (args.messages, args.connections, args.tolerate_errors) = (None, 20, true);
-    // Any delay is good enough: the machine's other work must not decide.
-    args.search = Some(Duration::from_secs(30));
-    args.search_trial = Duration::from_millis(700);
-    args.rate = Some(RateProfile::fixed(40.0));
+    // Far above what an idle machine needs, and far below what one that stands still takes.
+    args.search = Some(Duration::from_millis(500));
+    args.warmup = Duration::from_millis(100);
+    (args.search_trial, args.search_pause, args.search_samples) =
+        (Duration::from_millis(500), Duration::from_millis(100), 150);
+    args.rate = Some(RateProfile::fixed(150.0));
     // A machine busy with other things fails rates because of messages begun late: then another search.
-    let is_telling =
-        |report: &SearchReport| report.trials.iter().any(|trial| trial.reason.contains("refused"));
+    let is_telling = |report: &SearchReport| {
+        report.best_rate.is_some() && report.trials.iter().any(|trial| trial.reason.contains("refused"))
+    };
     let mut searches = (0..5).map(|_| run_search(&args, &Silent).unwrap());
     let report = searches.find(is_telling).expect("a search that reaches the limit");
-    let rates = |is_wanted: &dyn Fn(&Trial) -> bool| -> Vec<f64> {
-        report.trials.iter().filter(|trial| is_wanted(trial)).map(|trial| trial.rate).collect()
-    };
-    // The highest rate that was good is below the most that the model takes over a trial, and every rate
-    // that failed for it is above what it takes in the long run, but for the chance of arrivals.
-    let best = rates(&|trial| trial.is_good).into_iter().fold(0.0, f64::max);
-    assert_eq!(report.best_rate, (best > 0.0).then_some(best));
-    assert!(best < 400.0, "{report}");
-    let refused = rates(&|trial| trial.reason.contains("refused"));
-    assert!(refused.iter().all(|rate| *rate > 200.0), "{report}");
+    // A trial may take the bucket's 40 on top, and arrivals have their chance: that widens the limit to both
+    // sides, but not to the half or the double of it.
+    let best = report.best_rate.unwrap();
+    assert!((200.0..620.0).contains(&best), "{report}");
+    let of_best = || report.trials.iter().filter(|trial| trial.rate == best);
+    assert!(
+        of_best().count() >= 2 && of_best().filter(|trial| trial.is_good).count() * 2 > of_best().count()
+    );
+    for trial in &report.trials {
+        assert!(!trial.reason.contains("refused") || trial.rate > 300.0, "{report}");
+        assert!(!trial.is_good || (trial.samples > 50 && trial.p99_us <= 500_000), "{report}");
+    }
 }
 
 /// The standard log is read by the Python port of HdrHistogram, which knows nothing of this one.
@@ -259,8 +270,7 @@ fn another_tool_reads_the_hdr_log() {
     let python = std::env::var("RINGPOST_TEST_PYTHON").unwrap_or("python3".into());
     let has_hdrh = Command::new(&python).args(["-c", "import hdrh"]).output();
     if !has_hdrh.is_ok_and(|output| output.status.success()) {
-        println!("skipped: no hdrh (pip install hdrhistogram) for {python}");
-        return;
+        return skip(&format!("no hdrh (pip install hdrhistogram) for {python}"));
     }
     let path = std::env::temp_dir().join(format!("ringpost-hdr-log-{}", std::process::id()));
     let mut args = LoadArgs::new(server(|_| ()), 400);
@@ -296,8 +306,7 @@ fn an_independent_sink_counts_the_same() {
     let program =
         ["/usr/sbin/smtp-sink", "/usr/bin/smtp-sink"].into_iter().find(|path| std::fs::exists(path).unwrap());
     let Some(program) = program else {
-        println!("skipped: no smtp-sink (of Postfix) here");
-        return;
+        return skip("no smtp-sink (of Postfix) here");
     };
     let mut sink = Command::new(program)
         .args(if rustix::process::geteuid().is_root() { &["-u", "nobody"][..] } else { &[] })
@@ -515,4 +524,6 @@ fn a_whole_world_is_found_by_dns() {
         args.to_domain = "d99999.test".into()
     });
     assert_eq!(load.accepted + load.rejected, 20, "{load}");
+    // The model knows all but one address in a hundred, and takes 200 messages at once.
+    assert!(load.accepted >= 15, "{load}");
 }

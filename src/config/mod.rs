@@ -101,6 +101,7 @@ pub struct ClientLimits {
     pub connection_rate_per_network: Option<Rate>,
     pub message_rate_per_ip: Option<Rate>,
     pub error_rate_per_ip: Option<Rate>,
+    pub error_rate_per_network: Option<Rate>,
 }
 
 /// Everything `serve` needs, validated.

@@ -231,6 +231,12 @@ pub static SETTINGS: &[Setting] = &[
         "Most errors (refused commands and recipients, failed handshakes) from one address in a time; past it connections get 421; who may relay is exempt",
     ),
     one(
+        "error-rate-per-network",
+        "N/TIME|none",
+        Text(&["5000/h"]),
+        "The same for one network (/24 of IPv4, /64 of IPv6)",
+    ),
+    one(
         "greet-pause",
         "TIME",
         Text(&["0s"]),

@@ -261,6 +261,7 @@ impl Reader<'_> {
                 .flatten(),
             message_rate_per_ip: self.one("message-rate-per-ip", grammar::rate_or_none).flatten(),
             error_rate_per_ip: self.one("error-rate-per-ip", grammar::rate_or_none).flatten(),
+            error_rate_per_network: self.one("error-rate-per-network", grammar::rate_or_none).flatten(),
         }
     }
 

@@ -162,7 +162,10 @@ impl Shard {
     fn describe_pool(&self, key: PoolKey) -> String {
         let name = match key {
             PoolKey::Site { .. } => "its set of MX hosts".to_owned(),
-            PoolKey::Provider(n) => format!("provider {n}"),
+            PoolKey::Provider(n) => {
+                let known = self.policies.providers.get(usize::from(n));
+                format!("provider {}", known.map_or("", |provider| &provider.name))
+            }
             PoolKey::Stream(n) => {
                 let known = self.policies.streams.get(usize::from(n));
                 format!("stream {}", known.map_or("", |stream| &stream.name))

@@ -71,7 +71,7 @@ use crate::clock::WallTime;
 use crate::mail::address::Domain;
 
 pub use explain::{Explanation, Gate, GateKind};
-pub use policy::{ByName, Limits, Policies, Policy, PolicyId, Rate, StreamPolicy};
+pub use policy::{ByName, Limits, Policies, Policy, PolicyId, ProviderPolicy, Rate, StreamPolicy};
 pub use pool::{PoolKey, PoolMessage};
 pub use rules::{Reaction, Rule, RuleSet, Verdict};
 pub use shard::{Shard, shard_of};

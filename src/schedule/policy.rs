@@ -93,6 +93,20 @@ pub struct Policy {
     pub adaptive: bool,
 }
 
+/// What is ordered for all sites of a provider together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderPolicy {
+    /// For people.
+    pub name: Box<str>,
+    pub limits: Limits,
+}
+
+impl Default for ProviderPolicy {
+    fn default() -> ProviderPolicy {
+        ProviderPolicy { name: "".into(), limits: Limits::NONE }
+    }
+}
+
 /// What is ordered for a stream, wherever its mail goes. One with limits has connections of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamPolicy {
@@ -127,8 +141,8 @@ pub struct Policies {
     /// Limits of a site (a set of MX hosts, whatever domains share it): the first for a site of no
     /// known provider, the n-th for one of provider n (from 1).
     pub sites: Vec<Limits>,
-    /// Limits of all sites of a provider together; the first is not used.
-    pub providers: Vec<Limits>,
+    /// Of each provider, by its number; the first is not used.
+    pub providers: Vec<ProviderPolicy>,
     pub sources: Sources,
     /// Of each stream, by its number; a stream beyond the end is like [`StreamPolicy::default`].
     pub streams: Vec<StreamPolicy>,
@@ -155,7 +169,7 @@ impl Policies {
             list: vec![policy],
             by_name: Arc::new(|_| 0),
             sites: vec![Limits::NONE],
-            providers: vec![Limits::NONE],
+            providers: vec![ProviderPolicy::default()],
             sources: Sources::default(),
             streams: Vec::new(),
             server: Limits::NONE,

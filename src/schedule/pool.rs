@@ -52,10 +52,11 @@ impl PoolKey {
     }
 
     pub(super) fn limits(self, policies: &Policies) -> Limits {
-        let at = |list: &[Limits], place: u16| list.get(usize::from(place)).copied().unwrap_or_default();
         match self {
-            PoolKey::Site { provider, .. } => at(&policies.sites, provider),
-            PoolKey::Provider(provider) => at(&policies.providers, provider),
+            PoolKey::Site { provider, .. } => {
+                policies.sites.get(usize::from(provider)).copied().unwrap_or_default()
+            }
+            PoolKey::Provider(n) => policies.providers.get(usize::from(n)).map_or(Limits::NONE, |p| p.limits),
             PoolKey::Source(source) => policies.sources.limits_of(source),
             PoolKey::Sources(_) => Limits::NONE,
             PoolKey::Stream(n) => policies.streams.get(usize::from(n)).map_or(Limits::NONE, |s| s.limits),

@@ -93,6 +93,8 @@ pub enum CommandError {
     /// The first line of a HTTP request: a browser was tricked into speaking to a mail server.
     Http,
     LineTooLong,
+    /// The same of a response in an authentication exchange.
+    ExchangeTooLong,
     /// A CR, LF or NUL inside the line.
     LineEnd,
     HelloName,
@@ -123,6 +125,7 @@ impl CommandError {
             CommandError::NotImplemented => "502 5.5.1 Command not implemented\r\n",
             CommandError::Http => "421 4.7.0 This is not a web server\r\n",
             CommandError::LineTooLong => "500 5.5.2 Line too long\r\n",
+            CommandError::ExchangeTooLong => "500 5.5.6 Authentication exchange line is too long\r\n",
             CommandError::LineEnd => "500 5.5.2 A line ends in CRLF and holds no CR, LF or NUL\r\n",
             CommandError::HelloName => "501 5.5.4 Syntax: EHLO hostname\r\n",
             CommandError::MailSyntax => "501 5.5.4 Syntax: MAIL FROM:<address>\r\n",

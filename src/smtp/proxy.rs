@@ -26,8 +26,17 @@ pub enum ProxyError {
 pub struct Header {
     /// Its length; what follows it is the client's.
     pub bytes: usize,
-    /// The client; none where the proxy speaks for itself (`LOCAL`, health checks) or does not know.
-    pub client: Option<SocketAddr>,
+    pub origin: Origin,
+}
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    Client(SocketAddr),
+    /// The proxy's own (`LOCAL`: health checks).
+    Proxy,
+    /// A client that the proxy knows no address of (`UNKNOWN`, `AF_UNSPEC`).
+    Unknown,
 }
 
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -57,11 +66,11 @@ fn read_v1(input: &[u8]) -> Result<Option<Header>, ProxyError> {
     };
     let line = window[..end].strip_suffix(b"\r").ok_or(ProxyError::Malformed)?;
     let line = std::str::from_utf8(line).map_err(|_| ProxyError::Malformed)?;
-    let header = |client| Ok(Some(Header { bytes: end + 1, client }));
+    let header = |origin| Ok(Some(Header { bytes: end + 1, origin }));
     let mut words = line.split(' ').skip(1);
     let mut next = || words.next().ok_or(ProxyError::Malformed);
     let is_v4 = match next()? {
-        "UNKNOWN" => return header(None),
+        "UNKNOWN" => return header(Origin::Unknown),
         "TCP4" => true,
         "TCP6" => false,
         _ => return Err(ProxyError::Malformed),
@@ -83,7 +92,7 @@ fn read_v1(input: &[u8]) -> Result<Option<Header>, ProxyError> {
     if words.next().is_some() {
         return Err(ProxyError::Malformed);
     }
-    header(Some(SocketAddr::new(from.to_canonical(), from_port)))
+    header(Origin::Client(SocketAddr::new(from.to_canonical(), from_port)))
 }
 
 fn read_v2(input: &[u8]) -> Result<Option<Header>, ProxyError> {
@@ -110,19 +119,20 @@ fn read_v2(input: &[u8]) -> Result<Option<Header>, ProxyError> {
         return Err(ProxyError::Malformed);
     }
     let Some(payload) = input.get(V2_FIXED_BYTES..bytes) else { return Ok(None) };
-    let client = match address_bytes {
-        _ if is_local => None,
+    let origin = match address_bytes {
+        _ if is_local => Origin::Proxy,
         12 => {
             let ip: [u8; 4] = payload[..4].try_into().expect("four bytes");
-            Some(SocketAddr::new(Ipv4Addr::from(ip).into(), port_at(payload, 8)))
+            Origin::Client(SocketAddr::new(Ipv4Addr::from(ip).into(), port_at(payload, 8)))
         }
         36 => {
             let ip: [u8; 16] = payload[..16].try_into().expect("sixteen bytes");
-            Some(SocketAddr::new(IpAddr::from(Ipv6Addr::from(ip)).to_canonical(), port_at(payload, 32)))
+            let ip = IpAddr::from(Ipv6Addr::from(ip)).to_canonical();
+            Origin::Client(SocketAddr::new(ip, port_at(payload, 32)))
         }
-        _ => None,
+        _ => Origin::Unknown,
     };
-    Ok(Some(Header { bytes, client }))
+    Ok(Some(Header { bytes, origin }))
 }
 
 fn port_at(payload: &[u8], at: usize) -> u16 {
@@ -140,14 +150,14 @@ mod tests {
 
     /// Reads `header` whole and then cut at every place: the verdict comes with the last byte it needs and
     /// is the same from there on, whatever follows.
-    fn check(header: &[u8], expected: Result<Option<SocketAddr>, ProxyError>) {
+    fn check(header: &[u8], expected: Result<Origin, ProxyError>) {
         let shown = header.escape_ascii();
         match expected {
-            Ok(client) => {
+            Ok(origin) => {
                 for cut in 0..header.len() {
                     assert_eq!(read(&header[..cut]), Ok(None), "{shown} cut at {cut}");
                 }
-                let header_of = Header { bytes: header.len(), client };
+                let header_of = Header { bytes: header.len(), origin };
                 assert_eq!(read(header), Ok(Some(header_of)), "{shown}");
                 assert_eq!(read(&[header, b"EHLO a\r\n"].concat()), Ok(Some(header_of)), "{shown}");
             }
@@ -163,14 +173,14 @@ mod tests {
 
     #[test]
     fn version_1() {
-        let at = |text: &str| Ok(Some(text.parse().unwrap()));
+        let at = |text: &str| Ok(Origin::Client(text.parse().unwrap()));
         let malformed = || Err(ProxyError::Malformed);
         for (header, expected) in [
             ("PROXY TCP4 192.0.2.1 198.51.100.1 56324 25\r\n", at("192.0.2.1:56324")),
             ("PROXY TCP6 2001:db8::1 ::1 1 65535\r\n", at("[2001:db8::1]:1")),
             ("PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n", at("192.0.2.1:1")),
-            ("PROXY UNKNOWN\r\n", Ok(None)),
-            ("PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", Ok(None)),
+            ("PROXY UNKNOWN\r\n", Ok(Origin::Unknown)),
+            ("PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n", Ok(Origin::Unknown)),
             ("PROXY TCP4 2001:db8::1 ::1 1 2\r\n", malformed()),
             ("PROXY TCP6 192.0.2.1 ::1 1 2\r\n", malformed()),
             ("PROXY TCP4 192.0.2.1 198.51.100.1 56324\r\n", malformed()),
@@ -198,13 +208,13 @@ mod tests {
             [&ip("2001:db8::1")[..], &ip("::1"), &[0, 1, 0, 2]].concat()
         };
         let with_tlv = [&v4[..], &[4, 0, 3, 1, 2, 3]].concat();
-        let at = |text: &str| Ok(Some(text.parse().unwrap()));
+        let at = |text: &str| Ok(Origin::Client(text.parse().unwrap()));
         check(&v2(0x21, 0x11, &v4), at("192.0.2.1:56324"));
         check(&v2(0x21, 0x21, &v6), at("[2001:db8::1]:1"));
         check(&v2(0x21, 0x11, &with_tlv), at("192.0.2.1:56324"));
-        check(&v2(0x20, 0x00, &[]), Ok(None));
-        check(&v2(0x20, 0x11, &v4), Ok(None));
-        check(&v2(0x21, 0x00, &[]), Ok(None));
+        check(&v2(0x20, 0x00, &[]), Ok(Origin::Proxy));
+        check(&v2(0x20, 0x11, &v4), Ok(Origin::Proxy));
+        check(&v2(0x21, 0x00, &[]), Ok(Origin::Unknown));
         check(&v2(0x21, 0x11, &v4[..11]), Err(ProxyError::Malformed));
         check(&v2(0x21, 0x21, &v4), Err(ProxyError::Malformed));
         check(&v2(0x21, 0x31, &v4), Err(ProxyError::Unknown));

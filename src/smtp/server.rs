@@ -117,16 +117,14 @@ pub enum Step {
 pub enum Goodbye {
     Stopping,
     TimedOut,
-    TooManyConnections,
 }
 
 /// What the input is read as.
 #[derive(Debug)]
 enum State {
     Commands,
-    /// The rest of a line that was too long, to be dropped up to its CRLF.
-    /// … of which so many bytes were dropped.
-    LongLine(usize),
+    /// The rest of a line that was too long, to be dropped up to its CRLF, of which so many bytes were dropped.
+    LongLine(usize, CommandError),
     Body(BodyReader),
     Chunk(chunk::Chunk),
     /// Between BodyEnds and `finish`.
@@ -170,12 +168,11 @@ pub struct ServerSession {
     /// Bytes of chunks dropped since the last accepted message.
     dropped_bytes: u64,
     room: Room,
-    /// Errors of the client, refused recipients included, in the whole session.
+    /// Errors of the client, refused recipients included, that nobody has asked for yet.
     errors: u32,
     /// Since the last accepted message.
     bad_commands: u32,
     refused_recipients: u32,
-    /// Since the last accepted recipient or message.
     idle_commands: u32,
 }
 
@@ -215,13 +212,12 @@ impl ServerSession {
         push(replies, &["220 ", &self.config.hostname, " ESMTP ringpost\r\n"]);
     }
 
-    /// Appends `421 4.3.2` (shutting down), `421 4.4.2` (timeout) or `421 4.7.0` (too many connections);
-    /// the driver then closes, and every further `step` says so.
+    /// Appends `421 4.3.2` (shutting down) or `421 4.4.2` (timeout); the driver then closes, and every further
+    /// `step` says so.
     pub fn say_goodbye(&mut self, why: Goodbye, replies: &mut Vec<u8>) {
         let (code, text) = match why {
             Goodbye::Stopping => ("421 4.3.2 ", " Service shutting down\r\n"),
             Goodbye::TimedOut => ("421 4.4.2 ", " Timeout, closing the connection\r\n"),
-            Goodbye::TooManyConnections => ("421 4.7.0 ", " Too many connections\r\n"),
         };
         push(replies, &[code, &self.config.hostname, text]);
         self.state = State::Closed;
@@ -245,20 +241,24 @@ impl ServerSession {
                         }
                     }
                     Line::Partial => None,
+                    Line::TooLong if matches!(self.state, State::Auth) => {
+                        self.state = State::LongLine(0, CommandError::ExchangeTooLong);
+                        Some(Step::AuthEnds)
+                    }
                     Line::TooLong => {
-                        self.state = State::LongLine(0);
+                        self.state = State::LongLine(0, CommandError::LineTooLong);
                         continue;
                     }
                 },
-                State::LongLine(dropped) => {
-                    let (bytes, ended) = skip_line(rest);
+                State::LongLine(dropped, error) => {
+                    let (error, (bytes, ended)) = (*error, skip_line(rest));
                     consumed += bytes;
                     *dropped += bytes;
                     if *dropped > limits::DROPPED_LINE_BYTES {
                         self.give_up(replies)
                     } else if ended {
                         self.state = State::Commands;
-                        self.refuse(CommandError::LineTooLong, replies)
+                        self.refuse(error, replies)
                     } else {
                         None
                     }
@@ -308,9 +308,9 @@ impl ServerSession {
         (&self.helo, self.esmtp)
     }
 
-    /// Commands of the client that were in error, in the whole session.
-    pub fn errors(&self) -> u32 {
-        self.errors
+    /// Commands of the client that were in error since the last call.
+    pub fn take_errors(&mut self) -> u32 {
+        std::mem::take(&mut self.errors)
     }
 
     /// True while between BodyStarts and the end of the body, pauses between chunks included (the driver
@@ -326,7 +326,11 @@ impl ServerSession {
             // A web browser, or bytes of a message that would be taken for commands.
             Err(error @ (CommandError::Http | CommandError::BdatSyntax)) => {
                 self.state = State::Closed;
-                push(replies, &[error.reply()]);
+                match error.reply().strip_prefix("421 4.7.0 ") {
+                    // RFC 5321 §4.3.1: a 421 begins with our name.
+                    Some(text) => push(replies, &["421 4.7.0 ", &self.config.hostname, " ", text]),
+                    None => push(replies, &[error.reply()]),
+                }
                 return Some(Step::Close);
             }
             Err(error) => return self.refuse(error, replies),
@@ -406,6 +410,13 @@ impl ServerSession {
             return None;
         }
         self.give_up(replies)
+    }
+
+    /// Ends a session that sends far more of a refused message than any mistake is long.
+    fn close_for_data(&mut self, replies: &mut Vec<u8>) -> Option<Step> {
+        push(replies, &["421 4.7.0 ", &self.config.hostname, " Too much data behind a refused message\r\n"]);
+        self.state = State::Closed;
+        Some(Step::Close)
     }
 
     fn give_up(&mut self, replies: &mut Vec<u8>) -> Option<Step> {

@@ -4,7 +4,8 @@
 //! `--submissions` listener, the pause before the greeting. Promises: each of them has a bound in time;
 //! whoever fails one costs a connection for a moment and nothing else. Must not: know SMTP beyond the
 //! replies with which it turns a client away.
-use std::net::{IpAddr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use super::Worker;
@@ -14,12 +15,15 @@ use super::inbound::{Ended, Talk};
 use super::wire::Wire;
 use crate::limits;
 use crate::ring::{self, Listener, Stream};
-use crate::smtp::proxy;
+use crate::smtp::proxy::{self, Origin};
 use crate::tls;
 
 /// RFC 5321 §3.1 has the server speak first; what speaks before it is no mail client. (After 554 the
 /// connection would have to stay until QUIT.)
-const SPOKE_FIRST: &str = "421 4.7.0 Wait for the greeting before you speak\r\n";
+const SPOKE_FIRST: &str = "Wait for the greeting before you speak";
+/// Whom the client of a proxy that does not know it is taken for: nobody in particular, who has no rights unless
+/// everyone has, and all of whom share the limits of one.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// A client that may have a session.
 pub struct Arrival {
@@ -43,7 +47,7 @@ pub async fn accept(worker: Rc<Worker>, listener: Listener, service: Service) {
                 let worker = worker.clone();
                 ring::spawn(async move { serve(worker, stream, from, service).await });
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotConnected => return,
+            Err(error) if error.kind() == ErrorKind::NotConnected => return,
             Err(error) => {
                 // Out of descriptors, most likely: sessions that end will free some.
                 tracing::warn!(%error, "accepting a connection failed");
@@ -84,7 +88,14 @@ async fn visit(
         Box::new(Arrival { wire, client: from, service, place, doors, tls: None, early: Vec::new() });
     if shared.config.proxy_from.iter().any(|network| network.contains(from.ip())) {
         match Box::pin(read_proxy_header(&mut arrival.wire)).await {
-            Ok((said, rest)) => (arrival.client, arrival.early) = (said.unwrap_or(from), rest),
+            Ok((origin, rest)) => {
+                arrival.early = rest;
+                arrival.client = match origin {
+                    Origin::Client(client) => client,
+                    Origin::Proxy => from,
+                    Origin::Unknown => UNKNOWN,
+                };
+            }
             Err(why) => {
                 tracing::warn!(proxy = %from, why, "a connection of a --proxy-from network is closed");
                 worker.counters.refused_connections.add(1);
@@ -114,21 +125,45 @@ async fn greet(worker: &Rc<Worker>, mut arrival: Box<Arrival>, trusted: bool) ->
             None => return Ended::ByPeer,
         }
     } else if !worker.shared.config.greet_pause.is_zero() && !trusted {
-        let spoke = !arrival.early.is_empty() || Box::pin(speaks_first(worker, &mut arrival.wire)).await;
-        if spoke {
-            tracing::info!(client = %arrival.client.ip(), "a client spoke before the greeting");
-            worker.shared.gate.erred(arrival.client.ip(), 1, worker.clock.tick());
-            worker.counters.early_talkers.add(1);
-            let _ = arrival.wire.write_all(SPOKE_FIRST.into(), limits::GOODBYE_WAIT).await;
-            return Ended::ByUs;
+        match Box::pin(pause(worker, &mut arrival)).await {
+            Pause::Kept => {}
+            Pause::Left => return Ended::ByPeer,
+            Pause::Spoken => {
+                tracing::info!(client = %arrival.client.ip(), "a client spoke before the greeting");
+                worker.shared.gate.erred(arrival.client.ip(), 1, worker.clock.tick());
+                worker.counters.early_talkers.add(1);
+                let reply = format!("421 4.7.0 {} {SPOKE_FIRST}\r\n", worker.shared.config.hostname);
+                let _ = arrival.wire.write_all(reply.into(), limits::GOODBYE_WAIT).await;
+                return Ended::ByUs;
+            }
         }
     }
     Talk::new(worker.clone(), *arrival).run().await
 }
 
-/// Whether the client says something in the pause before the greeting.
-async fn speaks_first(worker: &Rc<Worker>, wire: &mut Wire) -> bool {
-    wire.readable(worker.shared.config.greet_pause).await.is_ok()
+/// What a client does in the pause before the greeting.
+enum Pause {
+    Kept,
+    Spoken,
+    Left,
+}
+
+async fn pause(worker: &Rc<Worker>, arrival: &mut Arrival) -> Pause {
+    if !arrival.early.is_empty() {
+        return Pause::Spoken;
+    }
+    match arrival.wire.readable(worker.shared.config.greet_pause).await {
+        Err(error) => match error.kind() {
+            // Also where the server stops: the session says so.
+            ErrorKind::TimedOut | ErrorKind::Interrupted => Pause::Kept,
+            _ => Pause::Left,
+        },
+        // Something to read is the end of the stream, where the client has closed.
+        Ok(()) => match arrival.wire.read(Vec::with_capacity(1), limits::GOODBYE_WAIT).await.0 {
+            Ok(0) | Err(_) => Pause::Left,
+            Ok(_) => Pause::Spoken,
+        },
+    }
 }
 
 /// Does the handshake; none if it fails, which is counted.
@@ -161,18 +196,19 @@ async fn turn_away(worker: &Worker, wire: &mut Wire, service: Service, why: Refu
     worker.counters.refused_connections.add(1);
     // A client that begins with a handshake would not understand a reply.
     if service != Service::Submissions {
-        let _ = wire.write_all(why.reply().into(), limits::GOODBYE_WAIT).await;
+        let reply = why.reply(&worker.shared.config.hostname);
+        let _ = wire.write_all(reply.into(), limits::GOODBYE_WAIT).await;
     }
     Ended::ByUs
 }
 
-/// Reads the PROXY header: the client it names, if it names one, and what was read behind it.
-async fn read_proxy_header(wire: &mut Wire) -> Result<(Option<SocketAddr>, Vec<u8>), String> {
+/// Reads the PROXY header: whose connection it says this is, and what was read behind it.
+async fn read_proxy_header(wire: &mut Wire) -> Result<(Origin, Vec<u8>), String> {
     let deadline = ring::now().saturating_add(limits::PROXY_HEADER_WAIT);
     let mut input = Vec::with_capacity(limits::PROXY_HEADER_BYTES);
     loop {
         match proxy::read(&input) {
-            Ok(Some(header)) => return Ok((header.client, input.split_off(header.bytes))),
+            Ok(Some(header)) => return Ok((header.origin, input.split_off(header.bytes))),
             Ok(None) => {}
             Err(why) => return Err(why.to_string()),
         }

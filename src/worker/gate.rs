@@ -1,8 +1,9 @@
 //! Which clients are let in, over all workers.
 //!
 //! Owns: the limits on connections in all, per address and per network (`--max-connections…`), and the
-//! rates of connections, messages, errors and failed logins per address. Promises: a place that was given
-//! is given back when its guard is dropped; memory is held for addresses that are connected, and for a
+//! rates of connections, messages, errors and failed logins. Promises: a place that was given
+//! is given back when its guard is dropped; what a client has done is held against all the addresses that one
+//! customer has (a /64 of IPv6); memory is held for addresses that are connected, and for a
 //! bounded number of others. Must not: be asked per command: it is shared between threads.
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -30,6 +31,9 @@ struct Known {
     network_connections: Limiter<IpAddr>,
     messages: Limiter<IpAddr>,
     errors: Limiter<IpAddr>,
+    network_errors: Limiter<IpAddr>,
+    /// Logins that are being checked.
+    pending_logins: HashMap<IpAddr, usize>,
     failed_logins: Limiter<IpAddr>,
     users: Limiter<Box<str>>,
 }
@@ -43,13 +47,35 @@ pub enum Refused {
 }
 
 impl Refused {
-    /// The reply line.
-    pub fn reply(self) -> &'static str {
-        match self {
-            Refused::Crowded => "421 4.7.0 Too many connections, try again later\r\n",
-            Refused::Hasty => "421 4.7.0 Too many connections in a short time, try again later\r\n",
-            Refused::Errors => "421 4.7.0 Too many errors from there, try again later\r\n",
-        }
+    /// The reply line, which begins with our own name (RFC 5321 §4.3.1).
+    pub fn reply(self, hostname: &str) -> String {
+        let why = match self {
+            Refused::Crowded => "Too many connections",
+            Refused::Hasty => "Too many connections in a short time",
+            Refused::Errors => "Too many errors from there",
+        };
+        format!("421 4.7.0 {hostname} {why}, try again later\r\n")
+    }
+}
+
+/// Whether a password may be checked.
+pub enum Login {
+    May(LoginUnderWay),
+    /// Too many failures from there would come together if those that are being checked fail: ask again.
+    Wait,
+    /// Too many have failed from there.
+    No,
+}
+
+/// A password that is being checked, until this is dropped.
+pub struct LoginUnderWay {
+    gate: Arc<Gate>,
+    from: IpAddr,
+}
+
+impl Drop for LoginUnderWay {
+    fn drop(&mut self) {
+        leave(&mut self.gate.known().pending_logins, &self.from);
     }
 }
 
@@ -61,7 +87,7 @@ pub struct Place {
 }
 
 /// The block of addresses that one customer has, as a rule: a /24 of IPv4, a /64 of IPv6.
-fn network(of: IpAddr) -> IpAddr {
+pub(super) fn network(of: IpAddr) -> IpAddr {
     match of {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();
@@ -71,7 +97,7 @@ fn network(of: IpAddr) -> IpAddr {
     }
 }
 
-/// The unit that failed logins are counted for: an IPv4 address, a /64 of IPv6.
+/// The unit that messages, errors and failed logins are counted for: an IPv4 address, a /64 of IPv6.
 fn customer(of: IpAddr) -> IpAddr {
     if of.is_ipv4() { of } else { network(of) }
 }
@@ -116,7 +142,7 @@ impl Gate {
     /// Whether a client may send one more message, by its address.
     pub fn may_mail(&self, from: IpAddr, now: Tick) -> bool {
         let Some(rate) = self.limits.message_rate_per_ip else { return true };
-        self.known().messages.allows(&from.to_canonical(), rate, now)
+        self.known().messages.allows(&customer(from.to_canonical()), rate, now)
     }
 
     /// Whether a user may send one more message; its recipients beyond the first are told later.
@@ -131,16 +157,37 @@ impl Gate {
 
     /// Errors that a session from there made.
     pub fn erred(&self, from: IpAddr, count: u32, now: Tick) {
-        if let Some(rate) = self.limits.error_rate_per_ip
-            && count > 0
-        {
-            self.known().errors.charge(&from.to_canonical(), rate, count, now);
+        let (each, all) = (self.limits.error_rate_per_ip, self.limits.error_rate_per_network);
+        if count == 0 || (each.is_none() && all.is_none()) {
+            return;
+        }
+        let (from, mut known) = (from.to_canonical(), self.known());
+        if let Some(rate) = each {
+            known.errors.charge(&customer(from), rate, count, now);
+        }
+        if let Some(rate) = all {
+            known.network_errors.charge(&network(from), rate, count, now);
         }
     }
 
     /// Whether a client from there may try to log in.
     pub fn may_log_in(&self, from: IpAddr, now: Tick) -> bool {
         self.known().failed_logins.has_room(&customer(from.to_canonical()), failed_logins(), now)
+    }
+
+    /// Asks for the check of one more password; those under way count as if they failed.
+    pub fn begin_login(self: &Arc<Gate>, from: IpAddr, now: Tick) -> Login {
+        let (from, mut known) = (customer(from.to_canonical()), self.known());
+        if !known.failed_logins.has_room(&from, failed_logins(), now) {
+            return Login::No;
+        }
+        let pending = known.pending_logins.get(&from).copied().unwrap_or(0) as u32;
+        if !known.failed_logins.has_room_for(&from, failed_logins(), pending + 1, now) {
+            return Login::Wait;
+        }
+        *known.pending_logins.entry(from).or_insert(0) += 1;
+        drop(known);
+        Login::May(LoginUnderWay { gate: self.clone(), from })
     }
 
     /// A login from there failed.
@@ -172,7 +219,12 @@ impl Place {
             if open(&known.open_networks, &network) >= limits.max_connections_per_network {
                 return Err(Refused::Crowded);
             }
-            if limits.error_rate_per_ip.is_some_and(|rate| !known.errors.has_room(&from, rate, now)) {
+            let erred = |limiter: &Limiter<IpAddr>, rate: Option<Rate>, key: &IpAddr| {
+                rate.is_some_and(|rate| !limiter.has_room(key, rate, now))
+            };
+            if erred(&known.errors, limits.error_rate_per_ip, &customer(from))
+                || erred(&known.network_errors, limits.error_rate_per_network, &network)
+            {
                 return Err(Refused::Errors);
             }
             let too_fast = |limiter: &mut Limiter<IpAddr>, rate: Option<Rate>, key: &IpAddr| {
@@ -232,6 +284,7 @@ mod tests {
             connection_rate_per_network: None,
             message_rate_per_ip: None,
             error_rate_per_ip: None,
+            error_rate_per_network: None,
         }
     }
 
@@ -290,6 +343,23 @@ mod tests {
     }
 
     #[test]
+    fn errors_are_held_against_a_customer_and_a_network() {
+        let rate = |count| Some(Rate::new(count, Duration::from_secs(60)));
+        let gate =
+            gate(ClientLimits { error_rate_per_ip: rate(2), error_rate_per_network: rate(4), ..wide() });
+        // One of the many addresses of a /64 is as good as another.
+        gate.erred(ip("2001:db8::1"), 2, Tick(0));
+        assert_eq!(admit(&gate, "2001:db8::2", 0).err(), Some(Refused::Errors));
+        assert!(admit(&gate, "2001:db8:0:1::1", 0).is_ok());
+        // Of a /24 only if there are many.
+        gate.erred(ip("192.0.2.1"), 2, Tick(0));
+        assert!(admit(&gate, "192.0.2.1", 0).is_err() && admit(&gate, "192.0.2.2", 0).is_ok());
+        gate.erred(ip("192.0.2.3"), 2, Tick(0));
+        assert_eq!(admit(&gate, "192.0.2.2", 0).err(), Some(Refused::Errors));
+        assert!(admit(&gate, "192.0.3.2", 0).is_ok());
+    }
+
+    #[test]
     fn failed_logins_shut_the_door_for_a_while() {
         let gate = gate(wide());
         let (a, b) = (ip("2001:db8::1"), ip("2001:db8::2"));
@@ -302,11 +372,32 @@ mod tests {
     }
 
     #[test]
+    fn logins_under_way_count_as_failed() {
+        let gate = gate(wide());
+        let from = ip("192.0.2.1");
+        gate.login_failed(from, Tick(0));
+        let mut pending = Vec::new();
+        while let Login::May(login) = gate.begin_login(from, Tick(0)) {
+            pending.push(login);
+        }
+        assert_eq!(pending.len() as u32, limits::FAILED_LOGINS_PER_IP - 1);
+        assert!(matches!(gate.begin_login(from, Tick(0)), Login::Wait), "they may all be right");
+        pending.pop();
+        assert!(matches!(gate.begin_login(from, Tick(0)), Login::May(_)));
+        pending.drain(..).for_each(|_| gate.login_failed(from, Tick(0)));
+        gate.login_failed(from, Tick(0));
+        assert!(matches!(gate.begin_login(from, Tick(0)), Login::No));
+        assert!(gate.known().pending_logins.is_empty());
+    }
+
+    #[test]
     fn messages_of_users_and_addresses() {
         let rate = Rate::new(3, Duration::from_secs(3));
         let gate = gate(ClientLimits { message_rate_per_ip: Some(rate), ..wide() });
-        let from = ip("192.0.2.1");
-        assert_eq!((0..9).filter(|_| gate.may_mail(from, Tick(0))).count(), 3);
+        for addresses in [["192.0.2.1"; 3], ["2001:db8::1", "2001:db8::2", "2001:db8::3"]] {
+            let came = addresses.iter().cycle().take(9).filter(|from| gate.may_mail(ip(from), Tick(0)));
+            assert_eq!(came.count(), 3);
+        }
         assert!(gate.may_submit("A", rate, Tick(0)));
         gate.submitted("a", rate, 2, Tick(0));
         assert!(!gate.may_submit("a", rate, Tick(0)) && gate.may_submit("b", rate, Tick(0)));

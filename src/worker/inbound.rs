@@ -99,12 +99,16 @@ impl Talk {
     /// place of their own on the heap, so that a silent session is small.
     pub async fn run(mut self: Box<Self>) -> Ended {
         let ended = self.converse().await;
-        let client = self.client.ip();
-        if !self.worker.shared.may_relay(client) {
-            self.worker.shared.gate.erred(client, self.session.errors(), self.worker.clock.tick());
-        }
+        self.hold_errors_against_client();
         self.wire.end().await;
         ended
+    }
+
+    pub(super) fn hold_errors_against_client(&mut self) {
+        let (client, errors) = (self.client.ip(), self.session.take_errors());
+        if !self.worker.shared.may_relay(client) {
+            self.worker.shared.gate.erred(client, errors, self.worker.clock.tick());
+        }
     }
 
     async fn converse(&mut self) -> Ended {
@@ -173,9 +177,8 @@ impl Talk {
         if left.is_zero() {
             return Read::TimedOut;
         }
-        if let Some(incoming) = self.incoming.as_mut().filter(|i| i.is_direct()) {
-            let result = incoming.read(&mut self.wire, left).await;
-            return self.have_read(result);
+        if self.incoming.as_ref().is_some_and(Incoming::is_direct) {
+            return self.read_direct(left).await;
         }
         if self.session.in_body() {
             return self.read_within(left).await;
@@ -185,6 +188,26 @@ impl Talk {
         match self.read_within(soon).await {
             Read::TimedOut if soon < left => self.read_when_it_speaks().await,
             read => read,
+        }
+    }
+
+    /// Reads into a fragment buffer, which a silent client does not keep from others who wait for one.
+    async fn read_direct(&mut self, left: Duration) -> Read {
+        let deadline = ring::now().saturating_add(left);
+        let mut left = left;
+        loop {
+            let Some(incoming) = &mut self.incoming else { return Read::Some };
+            let result = incoming.read(&mut self.wire, left.min(limits::FRAGMENT_HOLD_WAIT)).await;
+            let is_late = result.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut);
+            left = deadline.since(ring::now());
+            if !is_late || left.is_zero() {
+                return self.have_read(result);
+            }
+            if self.worker.fragments.is_short() {
+                let rest = Box::pin(incoming.step_back(&self.worker)).await;
+                self.input.extend_from_slice(&rest);
+                return self.read_within(left).await;
+            }
         }
     }
 
@@ -392,8 +415,10 @@ impl Talk {
             Box::pin(incoming.go_direct(&self.worker, &rest)).await;
             // A wait for our buffers is not the client's.
             self.patience.forgive(ring::now().since(begun));
-            self.input.clear();
-            self.start = 0;
+            if incoming.is_direct() {
+                self.input.clear();
+                self.start = 0;
+            }
         }
     }
 
@@ -409,7 +434,11 @@ impl Talk {
                     return if self.flush().await { Worked::Some } else { Worked::Over };
                 }
                 let begun = ring::now();
-                incoming.make_room(&self.worker).await;
+                let mut rest = incoming.make_room(&self.worker).await;
+                if incoming.is_direct() && incoming.lingers(self.heard) && self.worker.fragments.is_short() {
+                    rest = incoming.step_back(&self.worker).await;
+                }
+                self.input.extend_from_slice(&rest);
                 self.patience.forgive(ring::now().since(begun));
                 return Worked::Stuck;
             }
@@ -462,11 +491,14 @@ impl Talk {
             Stored::NoRoom => Verdict::NoRoom,
             Stored::Failed => Verdict::Failed,
             Stored::Loop => Verdict::Loop,
+            Stored::Busy => Verdict::Busy,
         };
         match verdict {
             Verdict::Accepted(_) => {}
             Verdict::Loop => self.worker.counters.rejected_permanently.add(1),
-            Verdict::NoRoom | Verdict::Failed => self.worker.counters.rejected_temporarily.add(1),
+            Verdict::NoRoom | Verdict::Failed | Verdict::Busy => {
+                self.worker.counters.rejected_temporarily.add(1)
+            }
         }
         self.session.finish(verdict, &mut self.replies);
         self.goes_on();

@@ -2,9 +2,11 @@
 //!
 //! Owns: where body bytes are kept meanwhile. A small body is gathered in one block, which afterwards
 //! is the copy kept for delivery. One that outgrows `limits::COPY_BYTES` is received straight into
-//! aligned fragment buffers, which are written as they are. Promises: memory per message stays at one
-//! fragment buffer; a message is reported durable only when every group that holds a part of it is, and
-//! queued, counted and announced the same way however it came. Must not: interpret SMTP or HTTP.
+//! aligned fragment buffers, which are written as they are; a sender too slow to fill one while others wait
+//! is received in pieces of the first kind, each of which needs such a buffer for a moment only. Promises:
+//! memory per message stays at one fragment buffer; a message is reported durable only when every group that
+//! holds a part of it is, and queued, counted and announced the same way however it came. Must not:
+//! interpret SMTP or HTTP.
 use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -12,10 +14,12 @@ use std::time::Duration;
 
 use super::Worker;
 use super::fate::Watch;
+use super::fragments::Holder;
 use super::home::Home;
 use super::message::Message;
 use super::wire::Wire;
 use crate::auth::User;
+use crate::clock::Tick;
 use crate::config::Durability;
 use crate::events::Event;
 use crate::limits;
@@ -23,7 +27,7 @@ use crate::mail::envelope::Envelope;
 use crate::mail::header;
 use crate::mail::id::MessageId;
 use crate::mail::submission;
-use crate::mail::trace::{self, Received};
+use crate::mail::trace::{self, HopCounter, Received};
 use crate::ring::{self, AlignedBuf, Block};
 use crate::smtp::server::ServerSession;
 use crate::spool::{FRAGMENT_HEADROOM, FragmentRef, NewMessage, Refusal, Slot};
@@ -31,10 +35,16 @@ use crate::tls;
 
 /// What became of a message.
 pub enum Stored {
-    Durable { slot: Slot, message: Rc<Message>, bytes: u64 },
+    Durable {
+        slot: Slot,
+        message: Rc<Message>,
+        bytes: u64,
+    },
     NoRoom,
     Failed,
     Loop,
+    /// Large bodies of others took all there is to receive them into.
+    Busy,
 }
 
 /// What is known of a message before its body.
@@ -96,10 +106,16 @@ pub struct Incoming {
     home: Rc<Home>,
     /// Trace headers and body as long as it is small.
     body: Block,
-    /// Where in `body` the client's own header begins, if what is missing there is to be added.
-    submitted_at: Option<usize>,
+    /// Where in `body` what the client sent begins, until what goes between is there.
+    sent_at: Option<usize>,
+    /// Whether what its header lacks is to be added.
+    is_submission: bool,
+    /// Counts the hops of a header that goes on beyond `body`.
+    hops: HopCounter,
     direct: Option<Direct>,
     fragments: Vec<FragmentRef>,
+    /// Those of them that were handed over before they were full.
+    short_fragments: usize,
     commits: Vec<Watch>,
     bytes: u64,
     /// That of its user, or the one that its header names.
@@ -117,6 +133,10 @@ struct Direct {
     body_end: usize,
     /// Bytes not yet consumed by the session are `buffer[body_end..filled]`.
     filled: usize,
+    /// Since when it is watched how fast the buffer fills, and how much of the body there was then.
+    watched: (Tick, u64),
+    /// Counts the buffer as the client's.
+    holder: Holder,
 }
 
 /// Where body bytes must end in a fragment buffer.
@@ -165,10 +185,13 @@ impl Incoming {
             id,
             client,
             home,
-            submitted_at: opening.is_submission.then_some(body.len()),
+            sent_at: Some(body.len()),
+            is_submission: opening.is_submission,
+            hops: HopCounter::default(),
             body,
             direct: None,
             fragments: Vec::new(),
+            short_fragments: 0,
             commits: Vec::new(),
             bytes: 0,
             stream: opening.user.and_then(|user| stream_of_user(worker, user)),
@@ -209,6 +232,9 @@ impl Incoming {
         if self.refused.is_none() {
             self.bytes += bytes.len() as u64;
             self.body.extend_from_slice(bytes);
+            if !self.fragments.is_empty() {
+                self.count_hops(bytes);
+            }
         }
     }
 
@@ -221,46 +247,68 @@ impl Incoming {
     }
 
     /// Goes over to fragment buffers. `rest`, of less than [`LEAST_READ`] bytes, is what the session has
-    /// not consumed yet.
+    /// not consumed yet; it stays the caller's where no buffer is to be had and the message is refused.
     pub async fn go_direct(&mut self, worker: &Rc<Worker>, rest: &[u8]) {
         debug_assert!(rest.len() < LEAST_READ);
         self.complete_header(worker);
-        self.find_stream(worker);
-        if is_loop(&self.body) {
-            self.refused = Some(Stored::Loop);
+        if self.fragments.is_empty() {
+            self.find_stream(worker);
+            let header = std::mem::take(&mut self.body);
+            self.count_hops(&header);
+            self.body = header;
         }
         let body = std::mem::take(&mut self.body);
         let mut left = &body[..];
         loop {
-            let mut buffer = worker.fragment_buffer().await;
             let (now, later) = left.split_at(left.len().min(limits::FRAGMENT_BYTES));
-            let body_end = FRAGMENT_HEADROOM + now.len();
-            buffer[FRAGMENT_HEADROOM..body_end].copy_from_slice(now);
-            if later.is_empty() {
-                let filled = body_end + rest.len();
-                buffer[body_end..filled].copy_from_slice(rest);
-                self.direct = Some(Direct { buffer: Some(buffer), body_end, filled });
+            let unconsumed = if later.is_empty() { rest } else { &[] };
+            self.take_buffer(worker, now, unconsumed).await;
+            if later.is_empty() || !self.is_direct() {
                 return;
             }
-            self.direct = Some(Direct { buffer: Some(buffer), body_end, filled: body_end });
             self.hand_over().await;
             left = later;
         }
     }
 
-    /// Adds what a submitted message lacks (RFC 6409 §8), before it leaves memory.
+    /// Gets a fragment buffer that begins with `body` and what the session has not consumed. The message is
+    /// refused if there is none in time.
+    async fn take_buffer(&mut self, worker: &Rc<Worker>, body: &[u8], unconsumed: &[u8]) {
+        if self.refused.is_some() {
+            return;
+        }
+        let Some((mut buffer, holder)) = worker.fragments.take(self.client).await else {
+            self.refused = Some(Stored::Busy);
+            return;
+        };
+        let body_end = FRAGMENT_HEADROOM + body.len();
+        let filled = body_end + unconsumed.len();
+        buffer[FRAGMENT_HEADROOM..body_end].copy_from_slice(body);
+        buffer[body_end..filled].copy_from_slice(unconsumed);
+        let watched = (ring::now(), self.bytes);
+        self.direct = Some(Direct { buffer: Some(buffer), body_end, filled, watched, holder });
+    }
+
+    /// Adds what goes between our trace header and what the client sent, before it leaves memory: what a
+    /// submitted message lacks (RFC 6409 §8), and an empty line before what is no header, which would else be
+    /// read as a part of ours.
     fn complete_header(&mut self, worker: &Worker) {
-        if let Some(at) = self.submitted_at.take() {
+        let Some(at) = self.sent_at.take() else { return };
+        let sent = &self.body[at..];
+        let mut between = Vec::new();
+        if self.is_submission {
             let now = worker.clock.now();
-            let missing =
-                submission::missing_header(&self.body[at..], self.id, &worker.shared.config.hostname, now);
-            if !missing.is_empty() {
-                let mut whole = worker.bodies.block(self.body.len() + missing.len());
-                whole.extend_from_slice(&self.body[..at]);
-                whole.extend_from_slice(&missing);
-                whole.extend_from_slice(&self.body[at..]);
-                self.body = whole;
-            }
+            between = submission::missing_header(sent, self.id, &worker.shared.config.hostname, now);
+        }
+        if header::needs_separator(sent) {
+            between.extend_from_slice(b"\r\n");
+        }
+        if !between.is_empty() {
+            let mut whole = worker.bodies.block(self.body.len() + between.len());
+            whole.extend_from_slice(&self.body[..at]);
+            whole.extend_from_slice(&between);
+            whole.extend_from_slice(sent);
+            self.body = whole;
         }
     }
 
@@ -285,7 +333,7 @@ impl Incoming {
     /// What the session has not consumed yet.
     pub fn unconsumed(&self) -> &[u8] {
         match &self.direct {
-            Some(Direct { buffer: Some(buffer), body_end, filled }) => &buffer[*body_end..*filled],
+            Some(Direct { buffer: Some(buffer), body_end, filled, .. }) => &buffer[*body_end..*filled],
             _ => &[],
         }
     }
@@ -293,7 +341,22 @@ impl Incoming {
     /// The next `bytes` of the unconsumed are body, and lie where they belong.
     pub fn consume(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-        self.direct().body_end += bytes;
+        if let Some(Direct { buffer: Some(buffer), body_end, .. }) = &mut self.direct {
+            self.hops.push(&buffer[*body_end..*body_end + bytes]);
+            *body_end += bytes;
+        }
+        self.stop_a_loop();
+    }
+
+    fn count_hops(&mut self, body: &[u8]) {
+        self.hops.push(body);
+        self.stop_a_loop();
+    }
+
+    fn stop_a_loop(&mut self) {
+        if self.hops.is_loop() && self.refused.is_none() {
+            self.refused = Some(Stored::Loop);
+        }
     }
 
     /// The next `bytes` of the unconsumed are not body (the final dot); the rest is the next command's.
@@ -308,29 +371,62 @@ impl Incoming {
     }
 
     /// Makes sure that there is room to read: a full buffer is handed to the log and a fresh one
-    /// takes over what the session has not consumed.
-    pub async fn make_room(&mut self, worker: &Rc<Worker>) {
+    /// takes over what the session has not consumed. Where there is none in time the message is refused, and
+    /// what was not consumed comes back.
+    pub async fn make_room(&mut self, worker: &Rc<Worker>) -> Vec<u8> {
         let direct = self.direct();
         let size = direct.buffer.as_ref().map_or(0, |b| b.len());
         if direct.body_end < FRAGMENT_END && size - direct.filled >= LEAST_READ {
-            return;
+            return Vec::new();
         }
         // The full one goes first: sessions that each hold one and wait for another would wait for ever.
         let rest = self.unconsumed().to_vec();
         let excess = self.hand_over().await;
-        let mut fresh = worker.fragment_buffer().await;
-        let body_end = FRAGMENT_HEADROOM + excess.len();
-        let filled = body_end + rest.len();
-        fresh[FRAGMENT_HEADROOM..body_end].copy_from_slice(&excess);
-        fresh[body_end..filled].copy_from_slice(&rest);
-        self.direct = Some(Direct { buffer: Some(fresh), body_end, filled });
+        self.take_buffer(worker, &excess, &rest).await;
+        if self.is_direct() { Vec::new() } else { rest }
+    }
+
+    /// Whether the sender is slow to fill its fragment buffer. Asked after each read; says no until it was
+    /// watched for long enough.
+    pub fn lingers(&mut self, now: Tick) -> bool {
+        let bytes = self.bytes;
+        let Direct { watched: (since, before), .. } = self.direct();
+        if now.since(*since) < limits::FRAGMENT_HOLD_WAIT {
+            return false;
+        }
+        let brought = bytes - *before;
+        (*since, *before) = (now, bytes);
+        brought < limits::COPY_BYTES as u64
+    }
+
+    /// Gives the fragment buffer back before it is full, because others wait for one: what is in it goes to
+    /// the log, or to ordinary memory if it is little. Returns what the session has not consumed.
+    pub async fn step_back(&mut self, worker: &Rc<Worker>) -> Vec<u8> {
+        let rest = self.unconsumed().to_vec();
+        let Some(Direct { buffer: Some(buffer), body_end, .. }) = &self.direct else { return rest };
+        let held = &buffer[FRAGMENT_HEADROOM..*body_end];
+        if held.len() < limits::COPY_BYTES {
+            let mut body = worker.bodies.block(held.len().max(1024));
+            body.extend_from_slice(held);
+            self.body = body;
+            self.direct = None;
+            return rest;
+        }
+        if self.short_fragments == limits::SHORT_FRAGMENTS {
+            self.refused.get_or_insert(Stored::Busy);
+        }
+        self.short_fragments += 1;
+        self.body = self.hand_over().await.into();
+        rest
     }
 
     /// Hands the current fragment to the log. Returns the body bytes that lie past its end.
     async fn hand_over(&mut self) -> Vec<u8> {
-        let Some(Direct { buffer: Some(mut buffer), body_end, .. }) = self.direct.take() else {
+        let Some(Direct { buffer: Some(mut buffer), body_end, holder, .. }) = self.direct.take() else {
             return Vec::new();
         };
+        // From here on it waits for the disk, not for the client.
+        drop(holder);
         let end = body_end.min(FRAGMENT_END);
         let excess = buffer[end..body_end].to_vec();
         let body_bytes = (end - FRAGMENT_HEADROOM) as u32;
@@ -368,8 +464,12 @@ impl Incoming {
         } else {
             self.complete_header(worker);
         }
-        if self.fragments.is_empty() && self.refused.is_none() && is_loop(&self.body) {
-            self.refused = Some(Stored::Loop);
+        if self.fragments.is_empty() && self.refused.is_none() {
+            let mut hops = HopCounter::default();
+            hops.push(&self.body);
+            if hops.is_loop() {
+                self.refused = Some(Stored::Loop);
+            }
         }
         // A commit record must not name a fragment that was lost.
         for commit in std::mem::take(&mut self.commits) {
@@ -479,8 +579,4 @@ pub fn accept(
 fn stream_of(worker: &Worker, message: &[u8]) -> Option<Box<str>> {
     let name = worker.shared.config.stream_header.as_ref()?;
     header::value(message, name, limits::STREAM_NAME_BYTES)
-}
-
-fn is_loop(body: &[u8]) -> bool {
-    trace::count_received(body) > limits::RECEIVED_HOPS
 }

@@ -43,7 +43,7 @@ pub async fn accept(worker: &Rc<Worker>, injection: Injection, client: IpAddr) -
     let (why, counter) = match verdict {
         Verdict::Accepted(id) => return Injected::Accepted(id),
         Verdict::NoRoom => (Refused::NoRoom, &counters.rejected_temporarily),
-        Verdict::Failed => (Refused::Unavailable, &counters.rejected_temporarily),
+        Verdict::Failed | Verdict::Busy => (Refused::Unavailable, &counters.rejected_temporarily),
         Verdict::Loop => (Refused::Content, &counters.rejected_permanently),
     };
     counter.add(1);
@@ -74,6 +74,7 @@ async fn store(worker: &Rc<Worker>, envelope: Envelope, body: Vec<u8>, client: I
         Stored::NoRoom => Verdict::NoRoom,
         Stored::Failed => Verdict::Failed,
         Stored::Loop => Verdict::Loop,
+        Stored::Busy => Verdict::Busy,
     }
 }
 

@@ -35,8 +35,13 @@ impl<K: Hash + Eq + Clone> Limiter<K> {
 
     /// Whether one more would fit.
     pub fn has_room(&self, key: &K, rate: Rate, now: Tick) -> bool {
+        self.has_room_for(key, rate, 1, now)
+    }
+
+    /// Whether so many more would fit.
+    pub fn has_room_for(&self, key: &K, rate: Rate, count: u32, now: Tick) -> bool {
         let ahead = self.until.get(key).map_or(Duration::ZERO, |until| until.since(now));
-        ahead + rate.per / rate.count <= rate.per
+        ahead.saturating_add((rate.per / rate.count).saturating_mul(count)) <= rate.per
     }
 
     /// Counts `count` of them, whether they fit or not: what is too much is waited for later.

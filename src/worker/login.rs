@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::Worker;
 use super::inbound::Talk;
+use super::{Worker, gate};
 use crate::auth::{Bindings, Exchange, Mechanism, Next, User};
 use crate::events::Event;
 use crate::limits;
@@ -36,12 +36,9 @@ impl Talk {
     async fn authentication_answer(&mut self, said: AuthSaid) -> AuthAnswer {
         let (worker, client) = (self.worker.clone(), self.client.ip());
         let next = match said {
+            // Asked at each turn: others from there may have failed since the last one.
+            _ if !worker.shared.gate.may_log_in(client, worker.clock.tick()) => return self.refuse_unseen(),
             AuthSaid::Begin(mechanism, initial) => {
-                if !worker.shared.gate.may_log_in(client, worker.clock.tick()) {
-                    tracing::warn!(%client, "a login is refused unseen: too many have failed from there");
-                    worker.counters.failed_logins.add(1);
-                    return AuthAnswer::TooMany;
-                }
                 let doors = worker.shared.doors.load_full();
                 let (Some(mechanism), Some(users)) = (Mechanism::of_name(mechanism), doors.users.clone())
                 else {
@@ -59,16 +56,40 @@ impl Talk {
         };
         let verdict = match next {
             Next::Challenge(challenge) => return AuthAnswer::Challenge(challenge),
-            Next::Check(attempt) => match worker.shared.checkers.check(attempt).await {
-                Ok(Some(user)) => Verdict::Success(user),
-                Ok(None) => Verdict::Wrong,
-                Err(_) => Verdict::Busy,
+            Next::Check(attempt) => match self.login_turn().await {
+                gate::Login::No => return self.refuse_unseen(),
+                gate::Login::Wait => Verdict::Busy,
+                gate::Login::May(_under_way) => match worker.shared.checkers.check(attempt).await {
+                    Ok(Some(user)) => Verdict::Success(user),
+                    Ok(None) => Verdict::Wrong,
+                    Err(_) => Verdict::Busy,
+                },
             },
             Next::Success(user) => Verdict::Success(user),
             Next::Wrong => Verdict::Wrong,
             Next::Malformed => Verdict::Malformed,
         };
         self.conclude(verdict).await
+    }
+
+    /// Waits while the passwords that are being checked for the same client could use up what may fail.
+    async fn login_turn(&self) -> gate::Login {
+        let begun = ring::now();
+        loop {
+            let (gate, now) = (&self.worker.shared.gate, self.worker.clock.tick());
+            match gate.begin_login(self.client.ip(), now) {
+                gate::Login::Wait if ring::now().since(begun) < limits::LOGIN_TURN_WAIT => {}
+                answer => return answer,
+            }
+            ring::sleep(limits::LOGIN_RETRY_WAIT).await;
+        }
+    }
+
+    fn refuse_unseen(&mut self) -> AuthAnswer {
+        self.exchange = None;
+        tracing::warn!(client = %self.client.ip(), "a login is refused unseen: too many have failed from there");
+        self.worker.counters.failed_logins.add(1);
+        AuthAnswer::TooMany
     }
 
     /// Ends an exchange.
@@ -141,13 +162,15 @@ impl Talk {
 
     /// A proxy has said for whom it speaks. False if that client is not let in.
     pub(super) fn rename(&mut self, said: &Xclient) -> bool {
+        self.hold_errors_against_client();
         let (ip, port) = (said.addr.unwrap_or(self.client.ip()), said.port.unwrap_or(self.client.port()));
         self.client = SocketAddr::new(ip, port);
         self.user = None;
         let trusted = self.worker.shared.may_relay(ip);
         if let Err(refused) = self.place.give_to(ip, trusted, self.worker.clock.tick()) {
             self.worker.counters.refused_connections.add(1);
-            self.replies.extend_from_slice(refused.reply().as_bytes());
+            let reply = refused.reply(&self.worker.shared.config.hostname);
+            self.replies.extend_from_slice(reply.as_bytes());
             return false;
         }
         let peer = peer(&self.worker, self.client, self.from);
@@ -164,7 +187,7 @@ pub fn peer(worker: &Worker, client: SocketAddr, from: SocketAddr) -> Peer {
         addr: client.ip().to_canonical(),
         may_relay,
         xclient: shared.config.xclient_from.iter().any(|network| network.contains(from.ip())),
-        counted: !may_relay && shared.gate.counts_messages(),
+        counted: !may_relay && !client.ip().to_canonical().is_loopback() && shared.gate.counts_messages(),
     }
 }
 

@@ -13,6 +13,7 @@ mod dial;
 mod doors;
 mod failing;
 mod fate;
+mod fragments;
 mod gate;
 mod handle;
 mod home;
@@ -62,6 +63,7 @@ use arc_swap::ArcSwap;
 
 use self::counters::Counters;
 use self::doors::Doors;
+use self::fragments::Fragments;
 use self::gate::Gate;
 use self::home::Home;
 use self::live::Live;
@@ -80,7 +82,7 @@ use crate::limits;
 use crate::mail::address::Domain;
 use crate::mail::envelope::Envelope;
 use crate::resolve::Resolver;
-use crate::ring::{self, AlignedBuf, Arena, BufferPool, Listener, Mailbox, Stream};
+use crate::ring::{self, Arena, Listener, Mailbox, Stream};
 use crate::schedule::{Action, Entry, Policies, Shard, Waiting, shard_of};
 use crate::smtp::server::Room;
 use crate::spool::{Mark, RecipientState, RecoveredMessage, Refusal, Slot, SpoolIdentity};
@@ -156,7 +158,7 @@ pub struct Worker {
     draining: Cell<bool>,
     drain: Broadcast,
     stop: Signal,
-    fragments: BufferPool,
+    fragments: Rc<Fragments>,
     /// Where small bodies lie until they are delivered.
     bodies: Arena,
     /// For trace headers; empty between uses but for its room.
@@ -255,16 +257,6 @@ impl Worker {
         let shard = shard_of(destination, self.shared.config.workers);
         let destination = destination.clone();
         self.tell_shard(shard, ShardEvent::Enqueue { destination, entry, waiting });
-    }
-
-    /// A buffer for a large body; waits while all are in use.
-    async fn fragment_buffer(&self) -> AlignedBuf {
-        loop {
-            if let Some(buffer) = self.fragments.take() {
-                return buffer;
-            }
-            ring::sleep(limits::BODY_LOAD_WAIT).await;
-        }
     }
 
     /// Whether one more outbound connection fits.

@@ -13,7 +13,7 @@ use crate::config::{Config, Knobs, Rules, Source};
 use crate::limits;
 use crate::mail::address::Domain;
 use crate::route::MxHost;
-use crate::schedule::{Limits, Policies, Policy, PolicyId, Sources, StreamPolicy};
+use crate::schedule::{Limits, Policies, Policy, PolicyId, ProviderPolicy, Sources, StreamPolicy};
 
 /// The policies of the configuration.
 pub fn policies(config: &Config, known: &Arc<Providers>, names: &Streams) -> Policies {
@@ -29,9 +29,7 @@ pub fn policies(config: &Config, known: &Arc<Providers>, names: &Streams) -> Pol
         // Domains that share their MX hosts share what is allowed to one of them; those of a provider that is
         // known by a section share what the section says.
         sites: vec![limits_of(&settings)],
-        providers: (0..=provider_count)
-            .map(|provider| if provider == 0 { Limits::NONE } else { limits_of(&rules.knobs(0, provider)) })
-            .collect(),
+        providers: (0..=provider_count).map(|number| provider_policy(rules, number)).collect(),
         sources: sources(config),
         streams: streams(config, names),
         server: Limits {
@@ -49,6 +47,13 @@ pub fn sources_of(known: &[Source], allowed: Option<&[IpAddr]>, v4: bool) -> Vec
         source.address.is_ipv4() == v4 && allowed.is_none_or(|list| list.contains(&source.address))
     };
     known.iter().filter(fits).cloned().collect()
+}
+
+fn provider_policy(rules: &Rules, number: u16) -> ProviderPolicy {
+    rules.provider(number).map_or_else(ProviderPolicy::default, |provider| ProviderPolicy {
+        name: provider.name.as_str().into(),
+        limits: limits_of(&rules.knobs(0, number)),
+    })
 }
 
 /// The limits of all local addresses, and the sets of them that a section or its absence lets be used.
@@ -167,6 +172,8 @@ mod tests {
                 (policy.limits.connections, policy.messages_per_connection, policy.max_age.as_secs() / 3600);
             assert_eq!(found, (connections, messages, hours), "{name} {hosts:?}");
         }
+        let names: Vec<_> = policies.providers.iter().map(|p| (&*p.name, p.limits.connections)).collect();
+        assert_eq!(names, [("", u32::MAX), ("x", 2), ("y", u32::MAX)]);
         let parts = part_limit(&config);
         assert_eq!([parts(&domain("b.test")), parts(&domain("c.test"))], [7, 100]);
         known.learn(&domain("c.test"), 2);

@@ -16,11 +16,12 @@ use crossbeam_channel::Sender;
 
 use super::counters::Counters;
 use super::doors::Service;
+use super::fragments::Fragments;
 use super::home::{Home, HomeConfig, SpoolBuf};
 use super::live::Live;
 use super::post::{Batch, Outboxes};
 use super::quarantine::Piece;
-use super::spool_dir::{SegmentFiles, segment_path};
+use super::spool_dir::{SegmentFiles, retire_log, segment_path};
 use super::suspensions::Suspensions;
 use super::time::Clock;
 use super::{Shared, Worker, arrival, memory};
@@ -157,7 +158,7 @@ fn remove_if_left_over(found: &Found, workers: usize) -> bool {
         return false;
     }
     let dir = &found.setup.config.dir;
-    if let Err(error) = std::fs::remove_dir_all(dir) {
+    if let Err(error) = retire_log(dir) {
         tracing::warn!(dir = %dir.display(), %error, "a log that is no longer used cannot be removed");
         return false;
     }
@@ -241,7 +242,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
         draining: Cell::new(false),
         drain: Default::default(),
         stop: Default::default(),
-        fragments: BufferPool::new(fragment_buffers(config), limits::FRAGMENT_BUFFER_BYTES, false),
+        fragments: Fragments::new(fragment_buffers(config)),
         bodies: body_arena(config),
         scratch: RefCell::default(),
         sources_used: Cell::new(setup.index),
@@ -251,6 +252,7 @@ async fn work(setup: Setup, found: Vec<Found>) -> anyhow::Result<()> {
     ring::spawn(worker.clone().run_outboxes());
     ring::spawn(worker.clone().run_timer());
     ring::spawn(worker.clone().run_memory());
+    ring::spawn(worker.fragments.clone().run());
     ring::spawn(super::operate::expire_parked(worker.clone()));
     for backlog in waiting {
         let home = backlog.home.clone();

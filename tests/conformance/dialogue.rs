@@ -10,6 +10,8 @@ use std::path::Path;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Settings {
     pub may_relay: bool,
+    /// A domain whose mail is taken from everyone.
+    pub local_domain: Option<String>,
     pub max_message_bytes: u64,
     pub max_recipients: usize,
     pub store: Store,
@@ -33,6 +35,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             may_relay: true,
+            local_domain: None,
             max_message_bytes: 1 << 20,
             max_recipients: 1000,
             store: Store::Ok,
@@ -72,7 +75,6 @@ pub struct Turn {
 pub enum DriverWord {
     TimedOut,
     Stopping,
-    TooManyConnections,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -347,6 +349,7 @@ impl Reader {
             ("port", "submission") => {
                 (self.settings.tls, self.settings.users, self.settings.submission) = (true, true, true);
             }
+            ("local-domain", _) => self.settings.local_domain = Some(value.to_string()),
             ("max-message-size", _) => self.settings.max_message_bytes = number()?,
             ("max-recipients", _) => self.settings.max_recipients = number()? as usize,
             _ => return Err("there is no such setting".into()),
@@ -434,7 +437,6 @@ fn driver_word(word: &str) -> Result<DriverWord, String> {
     match word {
         "timed-out" => Ok(DriverWord::TimedOut),
         "stopping" => Ok(DriverWord::Stopping),
-        "too-many-connections" => Ok(DriverWord::TooManyConnections),
         _ => Err("the driver has no such word".into()),
     }
 }

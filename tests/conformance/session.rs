@@ -2,6 +2,7 @@
 //!
 //! Owns: the run of a dialogue with its bytes split in a given way. Promises: what is compared is all that
 //! happened. Must not: open sockets.
+use ringpost::mail::address::Domain;
 use ringpost::mail::envelope::{BodyForm, BodyKind, Envelope, Recipient, Return};
 use ringpost::smtp::server::{Access, Goodbye, Verdict};
 
@@ -32,7 +33,6 @@ pub fn run(dialogue: &Dialogue, split: Split) -> Vec<Vec<Happening>> {
             driver.say_goodbye(match word {
                 DriverWord::TimedOut => Goodbye::TimedOut,
                 DriverWord::Stopping => Goodbye::Stopping,
-                DriverWord::TooManyConnections => Goodbye::TooManyConnections,
             });
         }
         turns.push(driver.take());
@@ -62,6 +62,11 @@ fn rules(settings: &Settings) -> Rules {
             starttls: settings.tls,
             mechanisms: if settings.users { vec!["PLAIN"] } else { vec![] },
             submission: settings.submission,
+            local_domains: settings
+                .local_domain
+                .iter()
+                .map(|domain| Domain::parse(domain.as_bytes()).expect("a domain"))
+                .collect(),
             ..Access::default()
         },
         secure: false,

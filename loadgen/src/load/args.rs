@@ -246,10 +246,22 @@ impl LoadArgs {
             Some(rate) => format!("at {rate}"),
             None => "as fast as answered".into(),
         };
+        let number = |number: Option<u64>, what: &str| {
+            (number.is_some(), format!("{} {what}", number.unwrap_or_default()))
+        };
         let mut text = format!("{content}, {pace}, {} connections", self.connections);
         for (is_so, what) in [
             (self.recipients_per_message > 1, format!("{} recipients each", self.recipients_per_message)),
-            (self.messages_per_connection == Some(1), "a connection for each".into()),
+            number(self.messages_per_connection, "messages per connection"),
+            number(self.domains.map(u64::from), "domains"),
+            (self.zipf.is_some(), format!("Zipf {}", self.zipf.unwrap_or_default())),
+            self.domain_list
+                .as_ref()
+                .map_or((false, String::new()), |path| (true, format!("domains of {}", path.display()))),
+            number(self.mailboxes.map(u64::from), "mailboxes in each domain"),
+            (!self.source.is_empty(), format!("from {} addresses", self.source.len())),
+            (self.threads > 1, format!("{} threads", self.threads)),
+            (!self.warmup.is_zero(), format!("{} s of warm-up", self.warmup.as_secs_f64())),
             (self.no_pipelining, "no pipelining".into()),
             (self.bdat, "BDAT".into()),
             (self.http, "HTTP".into()),
@@ -264,9 +276,37 @@ impl LoadArgs {
         }
         text
     }
+    /// What the user may not have thought of. A server on loopback still delivers to where its mail goes.
+    pub fn cautions(&self) -> Vec<String> {
+        let is_reserved = |domain: &str| {
+            let last = domain.rsplit('.').next().unwrap_or_default().to_ascii_lowercase();
+            ["test", "example", "invalid", "localhost", "internal"].contains(&last.as_str())
+                || domain.starts_with('[')
+                || ["example.com", "example.net", "example.org"].iter().any(|name| domain.ends_with(name))
+        };
+        let mut cautions = Vec::new();
+        if self.domains.is_none() && self.domain_list.is_none() && !is_reserved(&self.to_domain) {
+            cautions.push(format!(
+                "{} may be a domain of somebody: a server without a route of its own for it delivers there",
+                self.to_domain
+            ));
+        }
+        if let Some(path) = &self.domain_list {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let names = text.lines().filter_map(|line| line.split_whitespace().next());
+            if let Some(name) = names.filter(|name| !name.starts_with('#')).find(|name| !is_reserved(name)) {
+                cautions.push(format!(
+                    "{} names domains that may be somebody's, {name} for one: a server without a route of its \
+                     own for them delivers there",
+                    path.display()
+                ));
+            }
+        }
+        cautions
+    }
     /// Fails with an explanation where the arguments make no run.
     pub fn validate(&self) -> anyhow::Result<()> {
-        if self.messages.is_none() && self.lasts().is_none() {
+        if self.messages.is_none() && self.lasts().is_none() && self.search.is_none() {
             bail!("say how much to send: --messages N or --duration TIME");
         }
         let is_loopback = self.to.ip().to_canonical().is_loopback();
@@ -288,6 +328,10 @@ impl LoadArgs {
         );
         if self.rate.as_ref().is_some_and(RateProfile::needs_duration) {
             ensure!(self.duration.is_some(), "this --rate changes over the run: say --duration TIME too");
+        }
+        ensure!(self.search.is_none_or(|bound| !bound.is_zero()), "--search 0ms: nothing is done in no time");
+        if let (Some(_), Some(rate)) = (self.search, &self.rate) {
+            ensure!(rate.is_fixed(), "--search begins at one rate: write --rate 100/s, not {rate}");
         }
         if let Some(exponent) = self.zipf {
             ensure!((0.0..=10.0).contains(&exponent), "--zipf is between 0 and 10");

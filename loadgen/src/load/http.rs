@@ -191,7 +191,7 @@ mod tests {
         let mut args = LoadArgs::new("127.0.0.1:25".parse().unwrap(), messages);
         (args.from, args.to_domain, args.recipients_per_message) = ("a@b".into(), "x".into(), 2);
         change(&mut args);
-        let classes = Classes { sizes: vec![args.size], seed: 1 };
+        let classes = Classes { sizes: vec![args.size], eight_bit: Vec::new(), seed: 1 };
         let mut plan = Plan::new(&args, 1, 1, classes, Domains::One(args.to_domain.clone()));
         plan.http = Some("HEAD ".into());
         let timeline = Timeline::new(Duration::from_secs(1), Duration::ZERO, None, 0).unwrap();

@@ -68,7 +68,7 @@ impl SizeMix {
         let middles = (0..parts).map(|part| (f64::from(part) + 0.5) / f64::from(parts));
         Ok(match self {
             SizeMix::Uniform(least, most) => {
-                middles.map(|q| least + (q * (most - least + 1) as f64) as u64).collect()
+                middles.map(|q| least + (q * ((most - least) as f64 + 1.0)) as u64).collect()
             }
             SizeMix::LogNormal { median, sigma } => {
                 middles.map(|q| (*median as f64 * (sigma * normal_quantile(q)).exp()) as u64).collect()
@@ -167,6 +167,8 @@ fn read_weighted<T>(path: &Path, parse: impl Fn(&str) -> Result<T, String>) -> a
 pub struct Classes {
     /// Content bytes of each.
     pub sizes: Vec<u64>,
+    /// Whether each has bytes beyond ASCII; empty where none has.
+    pub eight_bit: Vec<bool>,
     pub seed: u64,
 }
 
@@ -234,6 +236,8 @@ mod tests {
         assert_eq!((sizes.len(), sizes.is_sorted()), (limits::SIZE_CLASSES as usize, true));
         let mean = sizes.iter().sum::<u64>() as f64 / sizes.len() as f64;
         assert!((1495.0..1505.0).contains(&mean) && sizes[0] >= 1000 && *sizes.last().unwrap() <= 2000);
+        let all = "uniform:0-18446744073709551615".parse::<SizeMix>().unwrap().quantiles().unwrap();
+        assert!(all.is_sorted() && all[0] > 0);
         let sizes = "lognormal:8KiB,1".parse::<SizeMix>().unwrap().quantiles().unwrap();
         let median = f64::midpoint(sizes[sizes.len() / 2 - 1] as f64, sizes[sizes.len() / 2] as f64);
         assert!((8150.0..8230.0).contains(&median), "{median}");

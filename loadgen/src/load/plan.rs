@@ -111,6 +111,10 @@ impl Plan {
     pub fn size_of(&self, number: u64) -> u64 {
         self.classes.sizes[self.classes.of(number)]
     }
+    /// Whether message `number` has bytes beyond ASCII.
+    pub fn is_eight_bit(&self, number: u64) -> bool {
+        !self.classes.eight_bit.is_empty() && self.classes.eight_bit[self.classes.of(number)]
+    }
     /// How many connections thread `index` keeps.
     pub fn connections_of(&self, index: usize) -> usize {
         let threads = u32::from(self.threads);
@@ -348,7 +352,7 @@ mod tests {
     use super::*;
 
     fn plan(args: &LoadArgs, threads: u16) -> Plan {
-        let classes = Classes { sizes: vec![args.size], seed: 1 };
+        let classes = Classes { sizes: vec![args.size], eight_bit: Vec::new(), seed: 1 };
         Plan::new(args, 1, threads, classes, Domains::One("x".into()))
     }
 

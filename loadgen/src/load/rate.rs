@@ -35,6 +35,10 @@ impl RateProfile {
     pub fn peak(&self) -> f64 {
         self.0.iter().flat_map(|piece| [piece.from, piece.to]).fold(0.0, f64::max)
     }
+    /// Whether it is one rate, for as long as the run lasts.
+    pub fn is_fixed(&self) -> bool {
+        matches!(self.0[..], [Piece { from, to, lasts: None }] if from == to)
+    }
     /// Whether all pieces have their time, or one shares nothing it would have to know.
     pub fn needs_duration(&self) -> bool {
         self.0.iter().any(|piece| piece.lasts.is_none() && (self.0.len() > 1 || piece.from != piece.to))

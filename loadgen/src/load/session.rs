@@ -138,6 +138,7 @@ impl Outgoing {
 #[derive(Clone, Copy, Default)]
 struct Offers {
     size: bool,
+    eight_bit: bool,
     chunking: bool,
     starttls: bool,
     auth_plain: bool,
@@ -357,6 +358,9 @@ impl Session {
         if desk.plan.may_chunk && !self.offers.chunking {
             desk.stats.error(Kind::NoChunking, b"DATA is used instead");
         }
+        if !self.offers.eight_bit && desk.plan.classes.eight_bit.contains(&true) {
+            desk.stats.error(Kind::NoEightBit, b"messages with 8-bit text are sent all the same");
+        }
         match &desk.plan.credentials {
             Some(credentials) if !self.is_known => {
                 let commands = &mut self.out.commands;
@@ -391,6 +395,7 @@ impl Session {
         match &keyword[..] {
             b"PIPELINING" => self.pipelines = true,
             b"SIZE" => self.offers.size = true,
+            b"8BITMIME" => self.offers.eight_bit = true,
             b"CHUNKING" => self.offers.chunking = true,
             b"STARTTLS" => self.offers.starttls = true,
             b"AUTH" => {
@@ -519,6 +524,10 @@ impl Session {
         if let (true, Some(message)) = (self.offers.size, self.envelope.message) {
             commands.extend_from_slice(b" SIZE=");
             stamp::push_decimal(plan.size_of(message.number), commands);
+        }
+        // RFC 6152 §2: what has bytes beyond ASCII is announced.
+        if self.offers.eight_bit && self.envelope.message.is_some_and(|m| plan.is_eight_bit(m.number)) {
+            commands.extend_from_slice(b" BODY=8BITMIME");
         }
         self.send(b"\r\n", Awaited::Mail);
     }

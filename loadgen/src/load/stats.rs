@@ -24,6 +24,7 @@ pub enum Kind {
     NoTls,
     NoAuth,
     NoChunking,
+    NoEightBit,
 }
 
 impl fmt::Display for Kind {
@@ -37,6 +38,7 @@ impl fmt::Display for Kind {
             Kind::TlsFailed => f.write_str("TLS failed"),
             Kind::NoTls => f.write_str("STARTTLS not offered"),
             Kind::NoChunking => f.write_str("CHUNKING not offered"),
+            Kind::NoEightBit => f.write_str("8BITMIME not offered"),
             Kind::NoAuth => f.write_str("AUTH not offered"),
         }
     }

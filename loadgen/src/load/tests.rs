@@ -200,18 +200,74 @@ fn progress_may_stop_a_run() {
 #[test]
 fn bad_arguments_are_explained() {
     type Change = fn(&mut LoadArgs);
-    let table: [(Change, &str); 5] = [
+    let table: [(Change, &str); 9] = [
         (|args| args.messages = None, "--messages"),
         (|args| args.to = "192.0.2.1:25".parse().unwrap(), "--i-own-the-target"),
         (|args| args.size = 10, "at least"),
         (|args| args.from = "a\r\nb".into(), "do not belong"),
         (|args| args.messages = Some(u64::MAX), "at most"),
+        (
+            |args| (args.duration, args.warmup) = (Some(Duration::from_secs(1)), Duration::from_secs(1)),
+            "--warmup",
+        ),
+        (|args| args.search = Some(Duration::ZERO), "--search 0ms"),
+        (
+            |args| {
+                (args.search, args.duration) = (Some(Duration::from_secs(1)), Some(Duration::from_secs(9)));
+                args.rate = Some("1..100/s".parse().unwrap());
+            },
+            "--search begins at one rate",
+        ),
+        (|args| args.measure_pid = vec![0x3fff_ffff], "no such process"),
     ];
     for (change, want) in table {
         let mut args = LoadArgs::new("127.0.0.1:9".parse().unwrap(), 1);
         change(&mut args);
         let error = format!("{:#}", run_load(&args, &Silent).unwrap_err());
         assert!(error.contains(want), "{error}");
+    }
+}
+
+#[test]
+fn domains_of_somebody_are_cautioned_of() {
+    let path = std::env::temp_dir().join(format!("ringpost-cautions-{}", std::process::id()));
+    let caution = |change: &dyn Fn(&mut LoadArgs)| {
+        let mut args = LoadArgs::new("127.0.0.1:25".parse().unwrap(), 1);
+        change(&mut args);
+        args.cautions().join(" ")
+    };
+    assert_eq!(caution(&|_| ()), "");
+    assert_eq!(caution(&|args| args.domains = Some(10)), "");
+    assert!(caution(&|args| args.to_domain = "ringpost.org".into()).contains("ringpost.org"));
+    for (text, want) in
+        [("# list\na.test 2\nmail.example.com\n", ""), ("a.test\nringpost.org 3\n", "ringpost.org")]
+    {
+        std::fs::write(&path, text).unwrap();
+        let said = caution(&|args| args.domain_list = Some(path.clone()));
+        assert!(said.contains(want) && said.is_empty() == want.is_empty(), "{said}");
+    }
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_workload_names_all_that_makes_it() {
+    type Change = fn(&mut LoadArgs);
+    let changes: [Change; 9] = [
+        |args| args.messages_per_connection = Some(7),
+        |args| args.domains = Some(5),
+        |args| (args.domains, args.zipf) = (Some(5), Some(1.1)),
+        |args| args.domain_list = Some("list".into()),
+        |args| args.mailboxes = Some(3),
+        |args| args.source = vec!["127.0.0.7".parse().unwrap()],
+        |args| args.threads = 2,
+        |args| args.warmup = Duration::from_secs(2),
+        |args| args.bdat = true,
+    ];
+    let mut seen = std::collections::BTreeSet::from([LoadArgs::new(ANYWHERE, 1).workload()]);
+    for change in changes {
+        let mut args = LoadArgs::new(ANYWHERE, 1);
+        change(&mut args);
+        assert!(seen.insert(args.workload()), "{}", args.workload());
     }
 }
 

@@ -212,8 +212,16 @@ impl Worker {
         let sources = &self.desk.plan.sources;
         if !sources.is_empty() {
             let source = sources[slot % sources.len()];
-            net::bind(&socket, &std::net::SocketAddr::new(source, 0))
-                .with_context(|| format!("cannot connect from {source}"))?;
+            match net::bind(&socket, &std::net::SocketAddr::new(source, 0)) {
+                // All ports of this address are taken by connections that have closed lately.
+                Err(Errno::ADDRINUSE) => {
+                    self.open += 1;
+                    self.slots[slot].session.open(now_us, false);
+                    self.close(slot, Lost::NoPort, now_us);
+                    return Ok(());
+                }
+                result => result.with_context(|| format!("cannot connect from {source}"))?,
+            }
         }
         self.desk.stats.connections += 1;
         self.open += 1;

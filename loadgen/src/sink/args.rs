@@ -50,10 +50,10 @@ pub struct SinkArgs {
     /// Stop when no mail has come for this long after the first
     #[arg(long, value_name = "TIME", env = "RINGPOST_SINK_QUIET_EXIT", value_parser = parse_duration)]
     pub quiet_exit: Option<Duration>,
-    /// Behave like the receivers in this TOML file; --print-models shows what it may say
+    /// Behave like the receivers in this TOML file; --print-models shows all that it may say
     #[arg(long, value_name = "FILE", env = "RINGPOST_SINK_MODELS")]
     pub models: Option<PathBuf>,
-    /// Print the shipped models of large providers and end
+    /// Print the shipped models of large providers, and every key a receiver may have, and end
     #[arg(long)]
     pub print_models: bool,
     /// Receive for so many generated domains, d0.test, d1.test and so on, shared out among the models

@@ -1,7 +1,8 @@
 //! A DNS server for the sink's domains: MX and A, over UDP and TCP (RFC 1035).
 //!
 //! Owns: two threads at one address. Promises: every question gets an answer of bounded size; what
-//! is not a domain or host of the sink does not exist; a packet that is no question is dropped.
+//! is not a domain or host of the sink, nor above one, does not exist; that something is not there can be
+//! kept for as long as an answer (RFC 2308); a packet that is no question is dropped.
 //! Must not: ask anybody.
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -15,6 +16,7 @@ use crate::sink::Shared;
 use crate::sink::world::World;
 
 const A: u16 = 1;
+const SOA: u16 = 6;
 const MX: u16 = 15;
 const ANY: u16 = 255;
 const OPT: u16 = 41;
@@ -88,9 +90,12 @@ fn answer(world: &World, packet: &[u8]) -> Option<Vec<u8>> {
     let (name, behind_name) = read_name(packet)?;
     let (kind, class) = (word(behind_name)?, word(behind_name + 2)?);
     let question = &packet[12..behind_name + 4];
-    let mut records = Records { text: Vec::new(), answers: 0, additional: 0 };
+    let mut records = Records { text: Vec::new(), answers: 0, authorities: 0, additional: 0 };
     let code =
         if flags & 0x7800 != 0 || class != IN { NOT_IMPLEMENTED } else { records.fill(world, &name, kind) };
+    if code != NOT_IMPLEMENTED && records.answers == 0 {
+        records.deny();
+    }
     // A client that speaks EDNS (RFC 6891) is told how much is taken here.
     let has_edns = word(10)? > 0 && packet.len() >= behind_name + 4 + 11 && word(behind_name + 5)? == OPT;
     if has_edns {
@@ -103,7 +108,7 @@ fn answer(world: &World, packet: &[u8]) -> Option<Vec<u8>> {
     let mut reply = packet[..2].to_vec();
     // An authoritative reply; recursion is as desired, and is not needed.
     reply.extend_from_slice(&[0x84 | (flags >> 8) as u8 & 0x01, 0x80 | code]);
-    for count in [1, records.answers, 0, records.additional] {
+    for count in [1, records.answers, records.authorities, records.additional] {
         reply.extend_from_slice(&count.to_be_bytes());
     }
     reply.extend_from_slice(question);
@@ -115,6 +120,7 @@ fn answer(world: &World, packet: &[u8]) -> Option<Vec<u8>> {
 struct Records {
     text: Vec<u8>,
     answers: u16,
+    authorities: u16,
     additional: u16,
 }
 
@@ -129,7 +135,7 @@ impl Records {
             return 0;
         }
         let Some(exchangers) = world.exchangers(name) else {
-            return NXDOMAIN;
+            return if world.has_below(name) { 0 } else { NXDOMAIN };
         };
         if kind == MX || kind == ANY {
             for (index, (host, _)) in exchangers.iter().enumerate() {
@@ -146,6 +152,17 @@ impl Records {
             }
         }
         0
+    }
+    /// Says for how long it may be remembered that nothing was found: all names here are of one zone, the root.
+    fn deny(&mut self) {
+        let mut data = Vec::new();
+        write_name("sink.ringpost.invalid", &mut data);
+        write_name("postmaster.ringpost.invalid", &mut data);
+        for number in [1, TTL, TTL, TTL, TTL] {
+            data.extend_from_slice(&number.to_be_bytes());
+        }
+        self.push(&[0], SOA, &data);
+        self.authorities += 1;
     }
     fn push(&mut self, name: &[u8], kind: u16, data: &[u8]) {
         self.text.extend_from_slice(name);
@@ -221,10 +238,17 @@ mod tests {
             ("mail.test", MX, 0, 2),
             ("d99.test", 28, 0, 0),
             ("d100.test", MX, NXDOMAIN, 0),
-            ("test", A, NXDOMAIN, 0),
+            // What has names below it exists.
+            ("test", A, 0, 0),
+            ("hosts.test", MX, 0, 0),
+            ("all.hosts.test", MX, 0, 0),
+            ("mx9.all.hosts.test", A, NXDOMAIN, 0),
+            ("l.test", A, NXDOMAIN, 0),
+            ("est", A, NXDOMAIN, 0),
         ] {
             let reply = answer(&world, &question(name, kind)).unwrap();
             assert_eq!((reply[3] & 15, reply[7]), (code, answers), "{name}");
+            assert_eq!(u32::from(reply[9]), u32::from(answers == 0), "{name}: who says so, and for how long");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: [`Model`] and reading it from TOML, the shipped providers included. Promises: a key that
 //! does not exist, a model that does not, a reply that is none, are errors that name the place. Must
-//! not: decide about mail (`judge` does).
+//! not: decide about mail (`world` does).
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +163,8 @@ impl Model {
             "messages_per_second and burst must be positive"
         );
         ensure!(self.outage_for.0 <= self.outage_every.0, "outage_for is longer than outage_every");
+        let is_line = self.banner.bytes().all(|c| c.is_ascii_graphic() || c == b' ');
+        ensure!(is_line && !self.banner.is_empty(), "banner = {:?} is not one line of ASCII", self.banner);
         for (name, reply) in [
             ("too_many_connections", &self.too_many_connections),
             ("too_many_messages", &self.too_many_messages),
@@ -290,6 +292,39 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_documented_with_what_holds_without_it() {
+        // The parser names the keys it knows when it meets another.
+        let error = format!("{:#}", parse("[[receiver]]\nnot_a_key = 1").unwrap_err());
+        let known = error.split("expected one of").nth(1).expect("a list of keys");
+        let keys: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+        assert!(keys.len() > 25 && keys.contains(&"certificate"), "{error}");
+        let readme = include_str!("../../README.md");
+        for key in keys.iter().copied().chain(["model", "name", "domains", "share", "hosts"]) {
+            let line = format!("#   {key} = ");
+            assert!(
+                shipped().lines().any(|text| text.starts_with(&line)),
+                "--print-models says nothing of {key}"
+            );
+            assert!(readme.contains(&format!("`{key}")), "loadgen/README.md says nothing of {key}");
+        }
+        // What the comments say is the default is one.
+        let list = shipped().lines().skip_while(|line| !line.contains("may say"));
+        let keys = list.filter_map(|line| line.strip_prefix("#   ")).filter_map(|line| {
+            let (key, rest) = line.split_once(" = ")?;
+            let value = if rest.starts_with('"') {
+                rest.split_inclusive('"').take(2).collect()
+            } else {
+                rest.split(' ').next()?.to_owned()
+            };
+            let is_of_model = !["model", "name"].contains(&key);
+            is_of_model.then(|| format!("{key} = {value}\n"))
+        });
+        let stated = parse(&("[[receiver]]\n".to_owned() + &keys.collect::<String>())).unwrap().remove(0);
+        assert_eq!(format!("{:?}", stated.model), format!("{:?}", Model::default()));
+        assert_eq!((stated.domains.len(), stated.share, stated.hosts), (0, 0.0, 1));
+    }
+
+    #[test]
     fn own_keys_override_the_model() {
         let text = "[[receiver]]\nmodel = \"gmail\"\nname = \"g\"\nburst = 7\nhosts = 3\nshare = 0.5\n\
             domains = [\"a.test\"]\ntls = \"implicit\"\ndata_delay = \"2s\"\n[[receiver]]\n";
@@ -311,6 +346,7 @@ mod tests {
             ("[[receiver]]\ndrop_share = 2.0", "drop_share"),
             ("[[receiver]]\ntempfail = \"later\"", "is no reply"),
             ("[[receiver]]\nunknown = \"550-a\\n551 b\"", "is no reply"),
+            ("[[receiver]]\nbanner = \"a\\r\\n250 b\"", "is not one line"),
             ("[[receiver]]\ngreylist = \"soon\"", "is not a time"),
             ("[[receiver]]\nname = \"a b\"", "is no name"),
         ] {

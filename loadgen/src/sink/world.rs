@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::Rng;
@@ -50,8 +50,12 @@ pub struct World {
 impl World {
     /// The receivers of `described`, at addresses from `first` on, and `generated` domains among them.
     pub fn new(described: Vec<Described>, generated: u32, first: Ipv4Addr) -> anyhow::Result<World> {
-        let hosts: u32 = described.iter().map(|receiver| receiver.hosts).sum();
-        ensure!(hosts <= limits::HOSTS, "the receivers have {hosts} hosts, more than {}", limits::HOSTS);
+        let hosts: u64 = described.iter().map(|receiver| u64::from(receiver.hosts)).sum();
+        ensure!(
+            hosts <= u64::from(limits::HOSTS),
+            "the receivers have {hosts} hosts, more than {}",
+            limits::HOSTS
+        );
         let weights: Vec<f64> = match described.iter().all(|receiver| receiver.share == 0.0) {
             true => vec![1.0; described.len()],
             false => described.iter().map(|receiver| receiver.share).collect(),
@@ -61,10 +65,17 @@ impl World {
         let mut receivers = Vec::new();
         for (index, described) in described.into_iter().enumerate() {
             for domain in &described.domains {
-                named.insert(domain.to_ascii_lowercase(), index);
+                let other = named.insert(domain.to_ascii_lowercase(), index);
+                ensure!(
+                    other.is_none_or(|other| other == index),
+                    "{domain} is a domain of two receivers: of {} too",
+                    described.name
+                );
             }
-            let hosts = (next..next + described.hosts).map(Ipv4Addr::from).collect();
-            next += described.hosts;
+            let last = next.checked_add(described.hosts);
+            let last = last.with_context(|| format!("{hosts} hosts from {first} on leave IPv4"))?;
+            let hosts = (next..last).map(Ipv4Addr::from).collect();
+            next = last;
             receivers.push(Receiver {
                 name: described.name,
                 model: described.model,
@@ -104,6 +115,16 @@ impl World {
             (receiver.host_name(index), receiver.hosts[index])
         };
         Some((0..count.min(limits::EXCHANGERS)).map(host).collect())
+    }
+    /// Whether there are names below `name` (in lower case): then it exists too, with nothing to it
+    /// (RFC 8020).
+    pub fn has_below(&self, name: &[u8]) -> bool {
+        let is_below = |child: &[u8]| child.strip_suffix(name).is_some_and(|rest| rest.ends_with(b"."));
+        let hosts = |receiver: &Receiver| is_below(receiver.host_name(0).as_bytes());
+        name.is_empty()
+            || (name == b"test" && self.generated > 0)
+            || self.named.keys().any(|domain| is_below(domain.as_bytes()))
+            || self.receivers.iter().any(hosts)
     }
     /// The address of a host by its name (in lower case).
     pub fn host(&self, name: &[u8]) -> Option<Ipv4Addr> {
@@ -265,6 +286,26 @@ mod tests {
             assert_eq!(world.host(name.as_bytes()), Some(address));
         }
         assert_eq!(world.host(b"mx3.small.hosts.test"), None);
+    }
+
+    #[test]
+    fn a_world_that_makes_no_sense_is_refused() {
+        let described = |name: &str, hosts| Described {
+            name: name.into(),
+            domains: vec!["One.test".into()],
+            share: 1.0,
+            hosts,
+            model: Model::default(),
+        };
+        for (all, want) in [
+            (vec![described("a", 1), described("b", 1)], "two receivers"),
+            (vec![described("a", u32::MAX), described("b", 2)], "more than"),
+        ] {
+            let error = World::new(all, 0, Ipv4Addr::new(127, 1, 0, 1)).err().unwrap();
+            assert!(error.to_string().contains(want), "{error}");
+        }
+        let last = World::new(vec![described("a", 3)], 0, Ipv4Addr::new(255, 255, 255, 254));
+        assert!(last.err().unwrap().to_string().contains("leave IPv4"));
     }
 
     #[test]

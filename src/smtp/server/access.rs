@@ -40,9 +40,13 @@ pub struct Login {
 }
 
 impl Access {
-    /// Whether everyone may send to this address.
+    /// Whether everyone may send to this address. One whose local part has a way on in it (`b%far.test@local.test`,
+    /// `far.test!b@local.test`, `"b@far.test"@local.test`) is not for strangers: the host behind this one may follow
+    /// it, and trust whatever comes from here.
     pub(super) fn is_for_everyone(&self, address: &Address) -> bool {
-        self.local_domains.contains(address.domain()) || self.postmaster.as_ref() == Some(address)
+        let names_a_way = address.local().contains(['%', '!', '@']);
+        (self.local_domains.contains(address.domain()) && !names_a_way)
+            || self.postmaster.as_ref() == Some(address)
     }
 }
 
@@ -116,7 +120,8 @@ impl ServerSession {
             push(out, &["250 2.1.0 Ok\r\n"]);
         } else {
             self.reset();
-            push(out, &["450 4.7.1 Too much mail in too short a time, try again later\r\n"]);
+            // A client that does not heed it ends here, and does not go on asking for ever.
+            let _closes = self.idle(out, "450 4.7.1 Too much mail in too short a time, try again later\r\n");
         }
     }
 

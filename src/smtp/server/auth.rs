@@ -84,7 +84,9 @@ impl ServerSession {
             AuthAnswer::Malformed => {
                 self.auth_failed(out, "501 5.5.2 That is not how the mechanism goes\r\n");
             }
-            AuthAnswer::Busy => push(out, &["454 4.7.0 Logins are slow now, try again later\r\n"]),
+            AuthAnswer::Busy => {
+                let _closes = self.idle(out, "454 4.7.0 Logins are slow now, try again later\r\n");
+            }
             AuthAnswer::TooMany => self.close_for_logins(out),
         }
     }

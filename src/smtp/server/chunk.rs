@@ -6,7 +6,7 @@
 //! for the end of data in data.
 use std::io::Write;
 
-use super::{ServerSession, State, Step, push};
+use super::{ServerSession, State, Step};
 use crate::limits;
 use crate::mail::envelope::{BodyForm, BodyKind};
 use crate::smtp::body::ChunkReader;
@@ -123,9 +123,7 @@ impl ServerSession {
             if self.dropped_bytes <= limits::REFUSED_BODY_BYTES {
                 return None;
             }
-            self.state = State::Closed;
-            push(replies, &["421 4.7.0 Too much data behind a refused message\r\n"]);
-            return Some(Step::Close);
+            return self.close_for_data(replies);
         }
         let checked = self.chunks.as_mut().map_or(Ok(()), |chunks| chunks.take(&rest[..bytes]));
         if let Err(fault) = checked {

@@ -29,7 +29,8 @@ impl ServerSession {
             if self.offers_require_tls() {
                 push(replies, &["250-REQUIRETLS\r\n"]);
             }
-            let most = self.config.max_recipients;
+            // What is told is kept, however long the addresses are.
+            let most = self.config.max_recipients.min(limits::RECIPIENTS_KEPT);
             write!(replies, "250-LIMITS RCPTMAX={most}\r\n").expect("writing to memory does not fail");
             self.offer(replies);
             push(replies, &["250 HELP\r\n"]);

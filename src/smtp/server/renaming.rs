@@ -30,6 +30,9 @@ impl ServerSession {
         debug_assert!(matches!(self.state, State::Renamed));
         self.reset();
         self.login = None;
+        // What the client before has done is held against it, and not against this one.
+        (self.errors, self.bad_commands, self.failed_logins) = (0, 0, 0);
+        (self.idle_commands, self.refused_recipients, self.dropped_bytes) = (0, 0, 0);
         self.peer = peer;
         self.helo.clear();
         self.esmtp = false;

@@ -27,6 +27,8 @@ pub enum Verdict {
     Failed,
     /// `554 5.4.6` too many Received headers (RFC 5321 §6.3): the driver's scan found a loop.
     Loop,
+    /// `451 4.3.2` other large messages took all the memory there is for them.
+    Busy,
 }
 
 /// What there is for a transaction that begins now.
@@ -57,6 +59,7 @@ impl Verdict {
             Verdict::NoRoom => Some(NO_ROOM),
             Verdict::Failed => Some("451 4.3.0 The message was not stored, try again later\r\n"),
             Verdict::Loop => Some("554 5.4.6 Mail loop: too many Received headers\r\n"),
+            Verdict::Busy => Some("451 4.3.2 Too many large messages at a time, try again later\r\n"),
         }
     }
 }
@@ -72,9 +75,11 @@ impl ServerSession {
             self.idle_commands = 0;
             self.dropped_bytes = 0;
         }
-        push(replies, verdict.refusal().as_slice());
         self.reset();
         self.state = State::Commands;
+        if let Some(refusal) = verdict.refusal() {
+            let _closes = self.idle(replies, refusal);
+        }
     }
 
     /// Forgets the transaction.
@@ -182,7 +187,6 @@ impl ServerSession {
                 let bytes = address.as_str().len() + original.as_ref().map_or(0, |o| o.len());
                 self.recipients_bytes += bytes + limits::RECIPIENT_OVERHEAD_BYTES;
                 recipients.push(Recipient { address, notify, original });
-                self.idle_commands = 0;
                 push(replies, &["250 2.1.5 Ok\r\n"]);
                 return None;
             }
@@ -249,14 +253,9 @@ impl ServerSession {
             (Piece::End(bytes), Some(fault)) => {
                 *consumed += bytes;
                 self.state = State::Commands;
-                push(replies, &[fault.reply()]);
-                None
+                self.idle(replies, fault.reply())
             }
-            (Piece::Endless, _) => {
-                self.state = State::Closed;
-                push(replies, &["421 4.7.0 Too much data behind a refused message\r\n"]);
-                Some(Step::Close)
-            }
+            (Piece::Endless, _) => self.close_for_data(replies),
         }
     }
 }

@@ -23,7 +23,13 @@ impl Client {
         (args.from, args.to_domain) = ("a@b".into(), "x".into());
         change(&mut args);
         let domains = args.domains.map_or(Domains::One(args.to_domain.clone()), Domains::Turn);
-        let plan = Plan::new(&args, 1, 1, Classes { sizes: vec![args.size], seed: 1 }, domains);
+        let plan = Plan::new(
+            &args,
+            1,
+            1,
+            Classes { sizes: vec![args.size], eight_bit: Vec::new(), seed: 1 },
+            domains,
+        );
         let timeline = Timeline::new(Duration::from_secs(1), Duration::ZERO, None, 0).unwrap();
         let shared = Arc::new(Shared::new(&args, 1, Clock::start(), [None, None], timeline));
         let supply = Supply::new(0, &plan, shared);
@@ -232,6 +238,26 @@ fn a_chunk_without_pipelining_waits_for_its_envelope() {
     assert_eq!(client.says("250 r\r\n"), "BDAT 4096 LAST|[0]");
     assert_eq!(client.says("250 taken\r\n"), "QUIT|");
     assert_eq!(client.counts(), [1, 0, 0]);
+}
+
+#[test]
+fn eight_bit_text_is_announced() {
+    for (offer, want, errors) in [
+        ("250-8BITMIME\r\n250 SIZE\r\n", "MAIL FROM:<a@b> SIZE=4096 BODY=8BITMIME|", 0),
+        ("250 SIZE\r\n", "MAIL FROM:<a@b> SIZE=4096|", 1),
+    ] {
+        for is_eight_bit in [true, false] {
+            let mut client = Client::new(1, |_| ());
+            Arc::make_mut(&mut client.desk.plan.classes).eight_bit = vec![is_eight_bit];
+            client.says("220 hello\r\n");
+            let mail = client.says(&format!("250-s\r\n{offer}"));
+            let want = if is_eight_bit { want } else { "MAIL FROM:<a@b> SIZE=4096|" };
+            assert_eq!(
+                (mail.as_str(), client.desk.stats.errors.len()),
+                (want, errors * usize::from(is_eight_bit))
+            );
+        }
+    }
 }
 
 #[test]

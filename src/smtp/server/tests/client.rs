@@ -278,7 +278,10 @@ fn strangers_reach_local_domains_only() {
             ("RCPT TO:<b@x.local.test>\r\n", Do::Nothing, "550 5.7.1 Relaying denied"),
             ("RCPT TO:<postmaster>\r\n", Do::Nothing, "550 5.7.1 Relaying denied"),
             ("RCPT TO:<\"b@local.test\"@x.test>\r\n", Do::Nothing, "550 5.7.1 Relaying denied"),
-            ("RCPT TO:<b%x.test@local.test>\r\n", Do::Nothing, "250 2.1.5 Ok"),
+            ("RCPT TO:<b%x.test@local.test>\r\n", Do::Nothing, "550 5.7.1 Relaying denied"),
+            ("RCPT TO:<x.test!b@local.test>\r\n", Do::Nothing, "550 5.7.1 Relaying denied"),
+            ("RCPT TO:<\"b@x.test\"@local.test>\r\n", Do::Nothing, "550 5.7.1 Relaying denied"),
+            ("RCPT TO:<\"b\"@local.test>\r\n", Do::Nothing, "250 2.1.5 Ok"),
         ],
     );
 }
@@ -319,6 +322,51 @@ fn messages_are_counted_where_that_is_asked_for() {
     );
 }
 
+/// Says `command` over and over, with `word` as the driver's answer, until the session ends; how often.
+fn floods(given: Given, command: &str, word: Do) -> u32 {
+    let mut session = session(given);
+    session.tls_started(true);
+    let mut out = Vec::new();
+    session.step(b"EHLO c\r\n", &mut out);
+    for said in 1..=2 * limits::IDLE_COMMANDS {
+        out.clear();
+        let (_, step) = session.step(command.as_bytes(), &mut out);
+        if !matches!(step, Step::More) {
+            answer(&mut session, given, word, &step, &mut out);
+        }
+        if out.starts_with(b"421 4.7.0 mx.test Too many errors or idle commands\r\n") {
+            assert_eq!(session.step(b"NOOP\r\n", &mut out).1, Step::Close);
+            return said;
+        }
+    }
+    panic!("{command} may be said for ever");
+}
+
+#[test]
+fn nothing_may_be_asked_for_ever() {
+    let given = Given { auth: true, counted: true, may_relay: true, ..Given::default() };
+    // EHLO was the first.
+    let most = limits::IDLE_COMMANDS;
+    assert_eq!(floods(given, "MAIL FROM:<a@b>\r\n", Do::Refuse), most);
+    assert_eq!(floods(given, "AUTH PLAIN AGEAYg==\r\n", Do::Busy), most);
+}
+
+#[test]
+fn a_response_too_long_ends_its_exchange() {
+    let given = Given { auth: true, ..Given::default() };
+    let mut session = session(given);
+    session.tls_started(true);
+    let mut out = Vec::new();
+    session.step(b"EHLO c\r\nAUTH PLAIN\r\n", &mut out);
+    session.answer_auth(AuthAnswer::Challenge(vec![]), &mut out);
+    out.clear();
+    let long = format!("{}\r\nNOOP\r\n", "A".repeat(2 * limits::COMMAND_LINE_BYTES));
+    assert_eq!(session.step(long.as_bytes(), &mut out), (0, Step::AuthEnds));
+    assert_eq!(session.step(long.as_bytes(), &mut out), (long.len(), Step::More));
+    let replies = String::from_utf8(out).unwrap();
+    assert_eq!(replies, "500 5.5.6 Authentication exchange line is too long\r\n250 2.0.0 Ok\r\n");
+}
+
 #[test]
 fn a_proxy_says_for_whom_it_speaks() {
     let given = Given { xclient: true, may_relay: true, ..Given::default() };
@@ -342,6 +390,22 @@ fn a_proxy_says_for_whom_it_speaks() {
             ("MAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\n", Do::Nothing, "250 2.1.0 Ok\n250 2.1.5 Ok"),
         ],
     );
+}
+
+#[test]
+fn a_new_client_begins_with_a_clean_slate() {
+    let given = Given { xclient: true, ..Given::default() };
+    let errors = "?\r\n".repeat(limits::BAD_COMMANDS as usize);
+    let replies = "500 5.5.2 Command not recognised\n".repeat(limits::BAD_COMMANDS as usize);
+    let turn = (errors.as_str(), Do::Nothing, replies.as_str());
+    let rename = ("XCLIENT ADDR=192.0.2.1\r\n", Do::Rename(false), "220 mx.test ESMTP ringpost");
+    check(given, &[turn, rename, turn, rename, turn]);
+    let mut session = session(given);
+    session.step(b"?\r\nXCLIENT ADDR=192.0.2.1\r\n", &mut Vec::new());
+    session.set_peer(peer(given), &Default::default(), &mut Vec::new());
+    assert_eq!(session.take_errors(), 0);
+    session.step(b"?\r\n", &mut Vec::new());
+    assert_eq!((session.take_errors(), session.take_errors()), (1, 0));
 }
 
 #[test]
