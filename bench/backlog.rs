@@ -93,7 +93,14 @@ fn fill(driver: &mut Driver<Directory>, args: &Args, messages: u64, number: u16)
         let recipients = domains.into_iter().map(|d| address(&format!("user.{nth}@d{d}.example"))).collect();
         let envelope = envelope(recipients, now);
         let id = driver.log.next_id(now);
-        let new = NewMessage { id, envelope: &envelope, fragments: &[], parts: &[&body], reports: None };
+        let new = NewMessage {
+            id,
+            envelope: &envelope,
+            fragments: &[],
+            parts: &[&body],
+            reports: None,
+            kept: false,
+        };
         let (slot, _) = driver.insist(|log| log.append_message(&new));
         let mut outcome = |recipient| {
             let wait = 60 * args.due_minutes + rng.below(60 * args.due_minutes + 1);

@@ -58,7 +58,14 @@ fn run(percent: u64) -> Measured {
             (before, started) = (driver.log.stats(), Instant::now());
         }
         let id = driver.log.next_id(NOW);
-        let new = NewMessage { id, envelope: &envelope, fragments: &[], parts: &[&body], reports: None };
+        let new = NewMessage {
+            id,
+            envelope: &envelope,
+            fragments: &[],
+            parts: &[&body],
+            reports: None,
+            kept: false,
+        };
         let (slot, _) = driver.insist(|log| log.append_message(&new));
         fresh.push((nth, slot));
         if nth % TURN != TURN - 1 {

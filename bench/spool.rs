@@ -53,8 +53,14 @@ impl<D: Disk> Writer<D> {
 
     fn append(&mut self) {
         let id = self.driver.log.next_id(NOW);
-        let new =
-            NewMessage { id, envelope: &self.envelope, fragments: &[], parts: &[&self.body], reports: None };
+        let new = NewMessage {
+            id,
+            envelope: &self.envelope,
+            fragments: &[],
+            parts: &[&self.body],
+            reports: None,
+            kept: false,
+        };
         let (slot, _) = self.driver.log.append_message(black_box(&new)).expect("there is room");
         self.slots.push(slot);
     }

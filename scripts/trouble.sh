@@ -20,11 +20,17 @@ cd "$(dirname "$0")/.."
 repository=$PWD
 binary=${RINGPOST:-target/release/ringpost}
 [ -x "$binary" ] || { echo "build first: cargo build --release"; exit 2; }
-work=$(mktemp -d -p "${WORK_DIR:-$PWD/target}" trouble.XXXXXX)
-cp "$binary" "$work/ringpost"
+# A scenario runs as a process of its own, in the directory of the first: only so does every command in it count.
+only=${TROUBLE_SCENARIO:-}
+if [ -z "$only" ]; then
+  work=$(mktemp -d -p "${WORK_DIR:-$PWD/target}" trouble.XXXXXX)
+  cp "$binary" "$work/ringpost"
+  mkdir "$work/disk"
+else
+  work=$TROUBLE_WORK
+fi
 binary=$work/ringpost
 server=0 sink=0 load=0 storage=0 device='' disk=$work/disk spool=$work/disk/spool
-mkdir "$disk"
 
 unmount() {
   for _ in $(seq 50); do
@@ -46,8 +52,11 @@ cleanup() {
   unmount
   rm -rf "$work"
 }
-trap cleanup EXIT
+[ -n "$only" ] || trap cleanup EXIT
 
+# What a scenario ends with that cannot run here.
+SKIPPED=77
+skip() { echo "   skipped: $*"; exit $SKIPPED; }
 say() { echo "   $*"; }
 fail() { echo "FAILED: $*"; tail -n 20 "$work/server.log" | cut -c1-300; exit 1; }
 
@@ -86,7 +95,7 @@ start_sink() {
 # start_load FLAGS...
 start_load() {
   "$binary" load --to "127.0.0.1:$port" --connections 16 --tolerate-errors --reply-timeout 60s \
-    --ack-log "$work/acks" --json "$@" >"$work/load.json" 2>"$work/load.log" &
+    --ack-log "$work/acks" --refused-log "$work/refused" --json "$@" >"$work/load.json" 2>"$work/load.log" &
   load=$!
 }
 # send [BYTES]: one message; prints the code of the final reply, or of the first refusal.
@@ -109,12 +118,20 @@ counter() {
     python3 -c "import json,sys; print(json.load(sys.stdin)['report']['counters']['$1'])"
 }
 is_empty() { [ "$(counter queued_recipients_now)" = 0 ]; }
-# Everything acknowledged is in the sink, or waits in the spool (which must be readable).
+# An orderly end.
+stop_server() {
+  kill $server || fail "the server was gone"
+  wait $server || fail "the server ended with status $?"
+  server=0
+}
+# Everything acknowledged is in the sink, or waits in the spool (which must be readable); nothing refused is.
 balance() {
-  "$binary" spool dump --spool "$spool" --header X-Ringpost-Load --json >"$work/queued.json"
-  touch "$work/acks" "$work/seen"
-  python3 scripts/reconcile.py "$work/acks" "$work/seen" "$work/queued.json" | tee "$work/balance" | sed 's/^/   /'
-  ! grep -q 'lost [1-9]' "$work/balance" || fail "acknowledged mail is lost"
+  "$binary" spool dump --spool "$spool" --header X-Ringpost-Load --json >"$work/queued.json" || fail "the spool is unreadable"
+  touch "$work/acks" "$work/refused" "$work/seen"
+  python3 scripts/reconcile.py --refused "$work/refused" "$work/acks" "$work/seen" "$work/queued.json" >"$work/balance" || true
+  sed 's/^/   /' "$work/balance"
+  grep -q 'lost 0,' "$work/balance" || fail "acknowledged mail is lost"
+  grep -q 'delivered although refused 0$' "$work/balance" || fail "refused mail is delivered"
 }
 
 # fill_up FLAGS: mail is taken until there is no room; then all of it is delivered, and there is room again.
@@ -128,43 +145,53 @@ fill_up() {
   kill -0 $server || fail "the server ended"
   say "full: $(counter accepted_messages) accepted, then $(send)"
   is_up=$(counter queued_messages_now)
-  kill $server
-  wait $server || true
+  stop_server
   start_sink
   start_server --route "*=$to" "$@"
   wait_for 120 is_empty || fail "$(counter queued_recipients_now) of $is_up are not delivered from a full spool"
   wait_for 20 accepts || fail "it does not take mail again: $(send)"
   say "delivered $is_up messages out of a full spool, then $(send)"
-  kill $server && wait $server
-  server=0
+  stop_server
   balance
 }
-scenario_full() { mount_image 96; fill_up; full_of_others; }
+scenario_full() {
+  mount_image 96
+  fill_up
+  full_of_others
+}
 # Somebody else fills the disk under a running server, and makes room again.
 full_of_others() {
-  start_server --route "*=$to"
+  # A log that has its full size already would fill the disk by itself.
+  rm -rf "$spool"
+  # What is delivered makes room: nobody takes it yet.
+  start_server --route '*=127.0.0.1:9'
   accepts || fail "no mail is taken"
   dd if=/dev/zero of="$disk/filler" bs=1M 2>/dev/null || true
   # Past the spare segments the log needs new ones.
   start_load --messages 2000 --size 64KiB
-  sleep 3
+  wait_for 30 refuses_452 || fail "no 452 4.3.1 with the disk full of other things: $(send)"
   kill -0 $server || fail "the server ended"
   say "with the disk full of other things: $(send)"
-  rm "$disk/filler"
-  wait_for 20 accepts || fail "it does not take mail again: $(send)"
+  kill $load 2>/dev/null || true
   wait $load || true
   load=0
+  rm "$disk/filler"
+  wait_for 20 accepts || fail "it does not take mail again: $(send)"
+  stop_server
+  start_server --route "*=$to"
   wait_for 60 is_empty || fail "mail is left"
-  kill $server && wait $server
-  server=0
+  stop_server
   balance
 }
-scenario_limit() { mount_image 512; fill_up --spool-limit 100MiB; }
+scenario_limit() {
+  mount_image 512
+  fill_up --spool-limit 100MiB
+}
 
 # below KIND ERRNO EVENT COUNT: a device that answers the COUNTth EVENT with an error, once.
 below() {
   for tool in qemu-storage-daemon fusermount3; do
-    command -v $tool >/dev/null || { echo "   skipped: $tool is not installed"; return 2; }
+    command -v $tool >/dev/null || skip "$tool is not installed"
   done
   truncate -s 768M "$work/disk.img"
   python3 - "$1" "$2" "$3" >"$work/blkdebug.conf" <<'PY'
@@ -181,7 +208,7 @@ PY
     --blockdev driver=raw,node-name=top,file=faulty \
     --export type=fuse,id=export,node-name=top,mountpoint="$work/export.img",writable=on 2>"$work/storage.log" &
   storage=$!
-  wait_for 10 grep -q "$work/export.img" /proc/mounts || { cat "$work/storage.log"; return 1; }
+  wait_for 10 grep -q "$work/export.img" /proc/mounts || { cat "$work/storage.log"; exit 1; }
   device=$(losetup --find --show "$work/export.img")
   # Without a journal: the error of a journal turns the file system read-only, which `readonly` shows.
   mkfs.ext4 -q -F -O ^has_journal "$device"
@@ -206,14 +233,20 @@ broken() {
   # The state on disk must bear it out, not only the memory of the process.
   start_server --route "*=$to"
   wait_for 60 is_empty || fail "mail is left"
-  kill $server && wait $server
-  server=0
+  stop_server
   balance
-  "$binary" spool verify --spool "$spool" | sed 's/^/   /' || fail "the spool is damaged"
+  "$binary" spool verify --spool "$spool" >"$work/verify.txt" || { cat "$work/verify.txt"; fail "the spool is damaged"; }
+  sed 's/^/   /' "$work/verify.txt"
 }
 has_lost_groups() { [ "$(counter groups_lost)" != 0 ]; }
-scenario_sync() { below 5 flush_to_disk "${FLUSHES:-150}" && broken; }
-scenario_enospc() { below 28 pwritev "${WRITES:-1500}" && broken; }
+scenario_sync() {
+  below 5 flush_to_disk "${FLUSHES:-150}"
+  broken
+}
+scenario_enospc() {
+  below 28 pwritev "${WRITES:-1500}"
+  broken
+}
 
 scenario_readonly() {
   mount_image 256
@@ -238,8 +271,7 @@ scenario_readonly() {
   start_server --route "*=$to"
   wait_for 60 is_empty || fail "mail is left"
   accepts || fail "no mail is taken after the repair"
-  kill $server && wait $server
-  server=0
+  stop_server
   balance
 }
 
@@ -264,8 +296,7 @@ scenario_stall() {
   load=0
   wait_for 60 is_empty || fail "mail is left"
   say "commit latency, longest: $("$binary" queue summary --spool "$spool" --json | python3 -c "import json,sys; print(json.load(sys.stdin)['report']['counters']['commit_us']['max'] // 1000)") ms"
-  kill $server && wait $server
-  server=0
+  stop_server
   balance
 }
 
@@ -282,7 +313,7 @@ scenario_removed() {
 }
 
 scenario_clock() {
-  command -v faketime >/dev/null || { echo "   skipped: faketime is not installed"; return 2; }
+  command -v faketime >/dev/null || skip "faketime is not installed"
   mount_image 256
   prefix=(faketime -f +10d)
   start_server --route '*=127.0.0.1:9'
@@ -296,22 +327,28 @@ scenario_clock() {
   for _ in 1 2 3; do accepts || fail "no mail is taken: $(send)"; done
   wait_for 20 is_empty || fail "mail from the future waits: $(counter queued_recipients_now)"
   say "8 messages, $(counter delivered_recipients) delivered; ids of both times in order"
-  kill $server && wait $server
-  server=0
+  stop_server
 }
 
+if [ -n "$only" ]; then
+  "scenario_$only"
+  exit 0
+fi
 scenarios=("$@")
 [ $# -gt 0 ] || scenarios=(full limit sync enospc readonly stall removed clock)
 failed=0
 for name in "${scenarios[@]}"; do
   echo "== $name"
-  rm -f "$work/acks" "$work/seen"
+  rm -f "$work/acks" "$work/refused" "$work/seen"
   result=0
-  (trap - EXIT; set -e; "scenario_$name"; echo "$server $sink $load $storage $device" >"$work/left") || result=$?
+  TROUBLE_SCENARIO=$name TROUBLE_WORK=$work bash -e "$repository/scripts/trouble.sh" || result=$?
   case $result in
     0) echo "   ok" ;;
-    2) ;;
-    *) failed=$((failed + 1)) ;;
+    "$SKIPPED") ;;
+    *)
+      echo "FAILED: $name ended with status $result"
+      failed=$((failed + 1))
+      ;;
   esac
   # Whatever the scenario left behind.
   fsfreeze -u "$disk" 2>/dev/null || true

@@ -47,8 +47,9 @@ pub const SMALL_CHUNK_BYTES: u64 = 512;
 pub const BAD_COMMANDS: u32 = 20;
 /// Largest message by default (`--max-message-size`).
 pub const DEFAULT_MAX_MESSAGE_BYTES: u64 = 50 * 1024 * 1024;
-/// Largest `--max-message-size`: what one message may take of a spool of ordinary segments.
-pub const MAX_MESSAGE_BYTES: u64 = 1024 * 1024 * 1024;
+/// Largest `--max-message-size`: the list of its fragments and all that is said of its recipients must fit one
+/// commit record, also when it is copied forward.
+pub const MAX_MESSAGE_BYTES: u64 = 256 * 1024 * 1024;
 /// Largest `--max-recipients`: a recipient's number within its message has 16 bits.
 pub const MAX_RECIPIENTS: usize = u16::MAX as usize;
 /// Recipients refused since the last accepted message before the session ends: as many as a list can have

@@ -194,7 +194,7 @@ fn chunks_go_on_as_a_chunk_or_with_dots_doubled() {
     }
     large.extend_from_slice(b"end");
     let bodies_sent: [(&[u8], usize); 4] =
-        [(b"Subject: x\r\n\r\n.dot\r\nend", 7), (b".\r\n", 3), (&large, 50_000), (&large, 1 << 20)];
+        [(b"Subject: x\r\n\r\n.dot\r\nend", 7), (b".x: y\r\n", 3), (&large, 50_000), (&large, 1 << 20)];
     for keywords in [&["CHUNKING", "PIPELINING"][..], &["CHUNKING"], &["PIPELINING"], &[]] {
         let hop = Hop::offering(Box::leak(keywords.to_vec().into_boxed_slice()));
         let dir = spool();

@@ -1,5 +1,6 @@
 //! Mail from and to programs that share no code with this one: Postfix's smtp-source and smtp-sink, swaks,
-//! msmtp, Python's smtplib, nodemailer, openssl.
+//! msmtp, Python's smtplib, nodemailer, openssl. Postfix as a client is its smtp-source here, which is no daemon
+//! and does not pipeline; its daemon's own client, smtp(8), is not run.
 //!
 //! A test whose program is not installed says so and passes; `scripts/foreign.sh` has the line that
 //! installs them all, and runs the same programs with more mail.

@@ -281,17 +281,20 @@ fn client_of(server: &Server) -> Client {
     Client::connect(server.addr)
 }
 
-/// A reader written from docs/LOG_FORMAT.md alone: what it prints, and how many indexes it held against
-/// their segments; or nothing where it cannot run. It writes each message into `files`.
-fn independent(dir: &Path, files: &Path) -> Option<(Vec<u8>, usize)> {
+/// A reader written from docs/LOG_FORMAT.md alone: what it prints, how many indexes it held against their
+/// segments, and how many copies of messages it found; or nothing where it cannot run. It writes each message
+/// into `files`.
+fn independent(dir: &Path, files: &Path) -> Option<(Vec<u8>, usize, usize)> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reader/read_log.py");
     let output = Command::new("python3").arg(script).arg(dir).arg(files).output();
     match output {
         Ok(output) if output.status.success() => {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            let counts =
-                said.lines().filter_map(|l| l.split_once(": ")?.1.split(' ').next()?.parse::<usize>().ok());
-            Some((output.stdout, counts.sum()))
+            let sum = |before: &str, after: &str| -> usize {
+                let number = |l: &str| l.split(before).nth(1)?.split(after).next()?.parse::<usize>().ok();
+                said.lines().filter_map(number).sum()
+            };
+            Some((output.stdout, sum(": ", " indexes"), sum("segments, ", " copies")))
         }
         Ok(output) if output.status.code() != Some(77) => {
             panic!("{}", String::from_utf8_lossy(&output.stderr))
@@ -306,8 +309,8 @@ fn independent(dir: &Path, files: &Path) -> Option<(Vec<u8>, usize)> {
 #[test]
 fn a_reader_written_from_the_document_finds_the_same() {
     let dir = directory();
-    // Delivers to one.test, defers two.test, refuses c@: states of every kind. Small segments, so that
-    // survivors are copied forward.
+    // Delivers to one.test, defers two.test, refuses c@: states of every kind. Few and small segments, so
+    // that survivors are copied forward; what is delivered at once has the log go round.
     let peer = Peer::scripted(|verb, line| match verb {
         "RCPT" if line.contains("two.test>") || line.contains("@three.test") => {
             Some("450 4.2.1 later".into())
@@ -316,8 +319,12 @@ fn a_reader_written_from_the_document_finds_the_same() {
         _ => Some(default_reply(verb)),
     });
     let route = peer.route();
-    let args = ["--route", &route, "--retry-schedule", "1s,1h", "--workers", "2", "--segment-size", "1MiB"];
-    let mut indexes = 0;
+    let args = [
+        ["--route", &route, "--retry-schedule", "1s,1h", "--workers", "1"],
+        ["--segment-size", "1MiB", "--spool-limit", "12MiB", "--max-message-size", "1MiB"],
+    ]
+    .concat();
+    let (mut indexes, mut copies) = (0, 0);
     for round in 0..3 {
         let server = Server::start(dir.path(), &args);
         for n in 0..8 {
@@ -335,14 +342,30 @@ fn a_reader_written_from_the_document_finds_the_same() {
         }
         for n in 0..4 {
             let to = ["a@one.test", "e@three.test"];
-            let reply = client_of(&server).deliver("", &to, &body(&format!("large{round}-{n}"), 300_000));
+            let reply = client_of(&server).deliver("", &to, &body(&format!("large{round}-{n}"), 150_000));
+            assert!(reply.starts_with("250"), "{reply}");
+        }
+        for n in 0..40 {
+            let body = body(&format!("passing{round}-{n}"), 100_000);
+            let reply = client_of(&server).deliver("s@sender.test", &["a@one.test"], &body);
             assert!(reply.starts_with("250"), "{reply}");
         }
         std::thread::sleep(Duration::from_millis(2500));
+        let decide = |args: &[&str]| {
+            let args = [&["queue"], args, &["--spool", dir.path().to_str().expect("text")]].concat();
+            let (status, said, errors) = common::run(&args);
+            assert!(status.success(), "{said}{errors}");
+        };
+        match round {
+            0 => decide(&["hold", "--recipient", "b@two.test", "--reason", "looked at"]),
+            1 => decide(&["release", "--recipient", "b@two.test"]),
+            _ => decide(&["hold", "--recipient", "b@two.test", "--reason", "once more"]),
+        }
+        decide(&["move", "--recipient", "e@three.test", "--to", "other.two.test"]);
         server.kill();
         let files = directory();
-        let Some((listed, indexed)) = independent(dir.path(), files.path()) else { return };
-        indexes += indexed;
+        let Some((listed, indexed, copied)) = independent(dir.path(), files.path()) else { return };
+        (indexes, copies) = (indexes + indexed, copies + copied);
         let theirs: Vec<Value> = String::from_utf8(listed)
             .expect("text")
             .lines()
@@ -352,6 +375,7 @@ fn a_reader_written_from_the_document_finds_the_same() {
         let ids = |all: &[Value]| -> Vec<String> { all.iter().map(|m| m["id"].to_string()).collect() };
         assert_eq!(ids(&theirs), ids(&ours), "round {round}");
         assert!(ours.len() >= 12 * (round + 1), "{} messages", ours.len());
+        let mut decided = 0;
         for (theirs, ours) in theirs.iter().zip(&ours) {
             for field in [
                 "log",
@@ -381,11 +405,14 @@ fn a_reader_written_from_the_document_finds_the_same() {
                 .zip(ours["recipients"].as_array().expect("a list"))
             {
                 assert_eq!(theirs["next_attempt_secs"].is_null(), ours["next_attempt"].is_null(), "{ours}");
-                for field in ["notify", "original"] {
+                for field in ["notify", "original", "decided"] {
                     assert_eq!(theirs[field], ours[field], "{field} of {ours}");
                 }
+                decided += usize::from(!ours["decided"].is_null());
             }
         }
+        let held = if round == 1 { 0 } else { 8 * (round + 1) };
+        assert_eq!(decided, held + 4 * (round + 1), "held and moved in round {round}");
         for message in ours.iter().step_by(5) {
             let id = message["id"].as_str().expect("text");
             let (good, file) = spool(dir.path(), &["dump", id]);
@@ -393,4 +420,5 @@ fn a_reader_written_from_the_document_finds_the_same() {
         }
     }
     assert!(indexes > 0, "full segments are sealed");
+    assert!(copies > 0, "survivors are copied forward");
 }

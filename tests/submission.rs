@@ -131,6 +131,12 @@ fn mail_is_submitted_by_those_who_may_and_completed() {
     let events = std::fs::read_to_string(&site.events).expect("events");
     assert!(events.contains(r#""type":"login","user":"Alice@example.test","client":"127.0.0.1","mechanism":"PLAIN","success":true"#));
     assert!(events.contains(r#""user":"alice@example.test","tls":"TLSv1.3 "#), "{events}");
+    let delivered = events.lines().filter(|line| line.contains(r#""type":"delivered""#));
+    assert_eq!(
+        delivered.filter(|line| line.ends_with(r#","user":"alice@example.test"}"#)).count(),
+        6,
+        "{events}"
+    );
 }
 
 #[test]

@@ -147,14 +147,15 @@ pub fn run_watched(
 ) -> anyhow::Result<(LoadReport, Clock)> {
     args.validate()?;
     let seed = args.seed.unwrap_or_else(wall_us);
-    let ack_log = args.ack_log.as_ref().map(|path| crate::open_log(path)).transpose()?;
+    let open = |path: &Option<std::path::PathBuf>| path.as_deref().map(crate::open_log).transpose();
+    let logs = [open(&args.ack_log)?, open(&args.refused_log)?];
     let threads = args.threads.min(args.connections.min(256) as u16);
     let (content, classes, left_out) = content(args, seed)?;
     let mut plan = Plan::new(args, seed, threads, classes, domains(args, seed)?);
     plan.http = args.http.then(|| request_head(args)).transpose()?;
     let prepared = (0..threads).map(|_| stocks(args, &plan, &content)).collect::<anyhow::Result<Vec<_>>>()?;
     let timeline = Timeline::new(args.interval, args.warmup, args.hdr.as_deref(), wall_us())?;
-    let shared = Arc::new(Shared::new(args, threads, Clock::start(), ack_log, timeline));
+    let shared = Arc::new(Shared::new(args, threads, Clock::start(), logs, timeline));
     progress.begun(shared.clock.wall_at(plan.warmup_us));
     measured.sample(0.0);
     let (done, finished) = channel();

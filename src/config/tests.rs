@@ -115,7 +115,7 @@ fn what_is_wrong_is_said_with_the_remedy() {
         ("dns", &["dns.example"], "--dns: \"dns.example\" is not ADDR:PORT"),
         ("mx-port", &["0"], "--mx-port: 0 is too small"),
         ("mx-port", &["65536"], "--mx-port: 65536 is too large"),
-        ("max-message-size", &["2GiB"], "--max-message-size: 2GiB is too large: write 1GiB or less"),
+        ("max-message-size", &["2GiB"], "--max-message-size: 2GiB is too large: write 256MiB or less"),
         ("max-recipients", &["65536"], "--max-recipients: 65536 is too large"),
         ("retry-schedule", &["1m,,5m"], "--retry-schedule: \"\" is not a duration"),
         ("retry-schedule", &["1m,0s"], "--retry-schedule: step 2 is zero"),

@@ -61,6 +61,9 @@ pub enum Event {
         attempts: u8,
         queued_ms: u64,
         tls: Option<String>,
+        /// Who submitted it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
     },
     /// An attempt failed for now.
     Deferred {
@@ -72,6 +75,9 @@ pub enum Event {
         attempts: u8,
         #[serde(serialize_with = "json::time")]
         next: WallTime,
+        /// Who submitted it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
     },
     /// It is late, and its sender was told so by `report`.
     Delayed {
@@ -95,6 +101,9 @@ pub enum Event {
         attempts: u8,
         #[serde(serialize_with = "as_optional_text")]
         bounce: Option<MessageId>,
+        /// Who submitted it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
     },
     /// An operator changed what becomes of some of its recipients: `action` is hold, release, retry, fail
     /// or move (then `to` says where).

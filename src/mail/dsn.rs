@@ -122,18 +122,14 @@ pub fn report(out: &mut Vec<u8>, dsn: &Report<'_>) -> Form {
         wire.wrapped(
             "",
             "",
-            "Only the header of your message is returned: it is too large, or not plain mail.",
+            "Only the header of your message is returned: it is too large, or not plain ASCII text.",
         );
         wire.line("");
     }
     wire.part(&boundary, "Delivery report", "message/delivery-status");
     fields(&mut wire, dsn, &mta, listed);
-    let mut kind = BodyKind::SevenBit;
     if full {
         wire.part(&boundary, "Undelivered message", "message/rfc822");
-        if !dsn.original_body.is_ascii() {
-            kind = BodyKind::EightBit;
-        }
         original_lines(dsn.original_body, dsn.envelope.body_form).for_each(|line| wire.bytes_line(line));
     } else {
         let what = match dsn.kind {
@@ -146,17 +142,17 @@ pub fn report(out: &mut Vec<u8>, dsn: &Report<'_>) -> Form {
     wire.line("");
     wire.line(&format!("--{boundary}--"));
     let smtp_utf8 = !dsn.original_sender.is_ascii();
-    Form { kind: if smtp_utf8 { BodyKind::EightBit } else { kind }, smtp_utf8 }
+    Form { kind: if smtp_utf8 { BodyKind::EightBit } else { BodyKind::SevenBit }, smtp_utf8 }
 }
 
-/// Whether all of the original may stand in a report: small enough, fit for the wire under 8BITMIME, and
-/// with a header that needs no SMTPUTF8.
+/// Whether all of the original may stand in a report: small enough, and fit for the wire to every host. An
+/// 8-bit one is not: a report that a host without 8BITMIME does not take is lost, for nobody is told, and
+/// message/rfc822 must not be encoded (RFC 2046 §5.2.1).
 fn may_return(dsn: &Report<'_>, boundary: &str) -> bool {
     let body = dsn.original_body;
     let fits_line = |line: &[u8]| line.len() <= 998 && !line.iter().any(|b| matches!(b, 0 | b'\r' | b'\n'));
-    let header = memmem::find(body, b"\r\n\r\n").map_or(body, |end| &body[..end]);
     body.len() <= limits::DSN_FULL_BYTES
-        && header.is_ascii()
+        && body.is_ascii()
         && memmem::find(body, boundary.as_bytes()).is_none()
         && original_lines(body, dsn.envelope.body_form).all(fits_line)
 }

@@ -46,6 +46,17 @@ pub fn value(message: &[u8], name: &str, most: usize) -> Option<Box<str>> {
     (!clean.is_empty()).then(|| clean.into())
 }
 
+/// Whether an empty line has to go before `message` where header fields stand in front of it: it begins with
+/// neither a field nor the end of a header, and would be read as a continuation of the last field or as a
+/// mistake in that header.
+pub fn needs_separator(message: &[u8]) -> bool {
+    let line = &message[..memchr::memchr(b'\n', message).map_or(message.len(), |end| end + 1)];
+    let colon = memchr::memchr(b':', line).unwrap_or_default();
+    let name = line[..colon].trim_ascii_end();
+    let is_field = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+    !is_field && !line.is_empty() && line != b"\r\n"
+}
+
 /// Where the field at the start of `text` ends: at a line end that no white space follows.
 fn field_end(text: &[u8]) -> usize {
     let mut at = 0;
@@ -79,6 +90,28 @@ mod tests {
         ];
         for (message, expected) in table {
             assert_eq!(value(message.as_bytes(), "X-Stream", 8).as_deref(), expected, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_header_is_kept_from_ours() {
+        for (message, separated) in [
+            ("", false),
+            ("\r\nbody\r\n", false),
+            ("Subject: x\r\n", false),
+            ("X-a_b \t: x\r\n", false),
+            (" for <victim@far.test>; x\r\n", true),
+            ("\tfolded: x\r\n", true),
+            (" \r\n", true),
+            ("hello\r\nSubject: x\r\n", true),
+            ("hello", true),
+            ("two words: x\r\n", true),
+            (": x\r\n", true),
+            ("..: dots\r\n", false),
+            ("From a@b.test Thu Jan  1 00:00:00 1970\r\n", true),
+            ("gr\u{fc}n: x\r\n", true),
+        ] {
+            assert_eq!(needs_separator(message.as_bytes()), separated, "{message:?}");
         }
     }
 

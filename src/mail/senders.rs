@@ -23,9 +23,10 @@ impl Senders {
         let (mut domains, mut addresses) = (Vec::new(), Vec::new());
         for part in text.split(',') {
             if part.contains('@') {
-                addresses.push(Address::parse(part.as_bytes()).map_err(|why| format!("{part:?}: {why}"))?);
+                addresses
+                    .push(Address::parse_utf8(part.as_bytes()).map_err(|why| format!("{part:?}: {why}"))?);
             } else {
-                domains.push(Domain::parse(part.as_bytes()).map_err(|why| format!("{part:?}: {why}"))?);
+                domains.push(Domain::parse_utf8(part.as_bytes()).map_err(|why| format!("{part:?}: {why}"))?);
             }
         }
         Ok(Senders::Of { domains, addresses })
@@ -66,8 +67,12 @@ mod tests {
             ("a@b.test", "c@b.test", false),
             ("a@b.test,c.test", "x@c.test", true),
             ("a@b.test,c.test", "x@b.test", false),
+            ("j\u{fc}rgen@b.test", "j\u{fc}rgen@b.test", true),
+            ("j\u{fc}rgen@b.test", "jurgen@b.test", false),
+            ("b\u{fc}cher.test", "a@xn--bcher-kva.test", true),
+            ("a@b\u{fc}cher.test", "a@xn--bcher-kva.test", true),
         ] {
-            let path = (!path.is_empty()).then(|| Address::parse(path.as_bytes()).unwrap());
+            let path = (!path.is_empty()).then(|| Address::parse_utf8(path.as_bytes()).unwrap());
             assert_eq!(of(set).allows(&path), is_in, "{set} {path:?}");
         }
     }

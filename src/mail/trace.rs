@@ -28,7 +28,7 @@ pub struct Received<'a> {
     /// Whom the client's certificate names, where it gave one that is believed.
     pub certificate: Option<&'a str>,
     pub id: MessageId,
-    /// Only where there is exactly one: a list would betray blind copies (RFC 5321 §7.6).
+    /// Only where there is exactly one: a list would betray blind copies (RFC 5321 §7.2).
     pub recipient: Option<&'a Address>,
     pub at: WallTime,
 }
@@ -153,24 +153,77 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
-/// Counts the Received headers in the header part of a message that begins with `message` (its first
-/// bytes are enough if they hold the header). Counts past [`limits::RECEIVED_HOPS`] mean a loop.
-pub fn count_received(message: &[u8]) -> usize {
-    const NAME: &[u8] = b"received";
-    let mut count = 0;
-    let mut line = message;
-    while !line.is_empty() && !line.starts_with(b"\r\n") {
-        // The colon may be set apart by white space (obs-received, RFC 5322 §4.5.7).
-        if line.len() > NAME.len() && line[..NAME.len()].eq_ignore_ascii_case(NAME) {
-            let colon = line[NAME.len()..].iter().find(|b| !matches!(b, b' ' | b'\t'));
-            count += usize::from(colon == Some(&b':'));
-        }
-        match memchr::memchr(b'\n', line) {
-            Some(end) => line = &line[end + 1..],
-            None => break,
+/// Counts the Received fields in the header of a message that comes in pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HopCounter {
+    count: usize,
+    at: At,
+}
+
+/// Where in the header the next byte stands.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    /// Behind so many bytes of a line that are those of the name.
+    Name(usize),
+    /// Behind the name: the colon may be set apart by white space (obs-received, RFC 5322 §4.5.7).
+    Colon,
+    /// Behind a CR that began the line.
+    Cr,
+    Rest,
+    Body,
+}
+
+impl Default for At {
+    fn default() -> At {
+        At::Name(0)
+    }
+}
+
+impl HopCounter {
+    /// Looks through the next piece; of the body nothing is looked at.
+    pub fn push(&mut self, piece: &[u8]) {
+        const NAME: &[u8] = b"received";
+        let mut rest = piece;
+        while let Some((&byte, behind)) = rest.split_first() {
+            self.at = match self.at {
+                At::Body => return,
+                At::Rest => {
+                    let Some(end) = memchr::memchr(b'\n', rest) else { return };
+                    rest = &rest[end + 1..];
+                    self.at = At::Name(0);
+                    continue;
+                }
+                At::Name(seen) if byte.eq_ignore_ascii_case(&NAME[seen]) => match seen + 1 {
+                    all if all == NAME.len() => At::Colon,
+                    seen => At::Name(seen),
+                },
+                At::Name(0) if byte == b'\r' => At::Cr,
+                At::Colon if matches!(byte, b' ' | b'\t') => At::Colon,
+                At::Colon if byte == b':' => {
+                    self.count += 1;
+                    At::Rest
+                }
+                At::Cr if byte == b'\n' => At::Body,
+                At::Name(_) | At::Colon | At::Cr => {
+                    self.at = At::Rest;
+                    continue;
+                }
+            };
+            rest = behind;
         }
     }
-    count
+
+    /// Whether there are so many that the message goes round in circles (RFC 5321 §6.3).
+    pub fn is_loop(&self) -> bool {
+        self.count > limits::RECEIVED_HOPS
+    }
+}
+
+/// Counts the Received fields in the header of a message that begins with `message`.
+pub fn count_received(message: &[u8]) -> usize {
+    let mut hops = HopCounter::default();
+    hops.push(message);
+    hops.count
 }
 
 #[cfg(test)]
@@ -283,7 +336,7 @@ mod tests {
 
     #[test]
     fn counting_hops() {
-        let table: [(&[u8], usize); 9] = [
+        let table: [(&[u8], usize); 10] = [
             (b"", 0),
             (b"Received: a\r\nRECEIVED: b\r\n\tfolded Received: x\r\nreceived \t: c\r\n\r\nReceived: body\r\n", 3),
             (b"\r\nReceived: body\r\n", 0),
@@ -293,9 +346,13 @@ mod tests {
             (b" Received: folded\r\n", 0),
             (b"Subject: x\r\nReceived: y", 1),
             (b"Received\r\n: not one\r\n", 0),
+            (b"Rec\rReceived: x\r\nR\r\nReceived: y\r\n\rReceived: z\r\nReceived: 2\r\n\r\n", 2),
         ];
         for (message, expected) in table {
             assert_eq!(count_received(message), expected, "{:?}", String::from_utf8_lossy(message));
+            let mut hops = HopCounter::default();
+            message.chunks(1).for_each(|byte| hops.push(byte));
+            assert_eq!(hops.count, expected, "byte by byte: {:?}", String::from_utf8_lossy(message));
         }
     }
 }

@@ -18,10 +18,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fd, FsyncFlags};
+use io_uring::types::Fd;
 use io_uring::{opcode, squeue};
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 
@@ -95,40 +94,16 @@ impl DirectFile {
     ///
     /// A write that is not whole is an error (`WriteZero`), and final: what it left is unknown.
     pub async fn write_at(&self, buf: AlignedBuf, bytes: usize, offset: u64) -> (io::Result<()>, AlignedBuf) {
-        self.write_range_at(buf, 0..bytes, offset).await
-    }
-
-    /// [`write_at`](DirectFile::write_at) of `buf[range]`, whose start must be aligned as well.
-    pub async fn write_range_at(
-        &self,
-        buf: AlignedBuf,
-        range: Range<usize>,
-        offset: u64,
-    ) -> (io::Result<()>, AlignedBuf) {
-        let entry = self.write_entry(&buf, range.clone(), offset);
+        let entry = self.write_entry(&buf[..bytes], buf.registered_index(), offset);
         // SAFETY: the entry points into the buffer's memory, which does not move with `buf`; buffer and
         // descriptor are owned by the operation.
         let (result, (_, buf)) = unsafe { Op::submit((self.0.clone(), buf), entry) }.await;
-        (whole(result, range.len()), buf)
+        (whole(result, bytes), buf)
     }
 
-    /// [`write_range_at`](DirectFile::write_range_at) from a shared buffer.
-    pub async fn write_shared_at(
-        &self,
-        buf: Arc<AlignedBuf>,
-        range: Range<usize>,
-        offset: u64,
-    ) -> io::Result<()> {
-        let entry = self.write_entry(&buf, range.clone(), offset);
-        // SAFETY: as above; a shared buffer is not written to.
-        let (result, _) = unsafe { Op::submit((self.0.clone(), buf), entry) }.await;
-        whole(result, range.len())
-    }
-
-    fn write_entry(&self, buf: &AlignedBuf, range: Range<usize>, offset: u64) -> squeue::Entry {
-        let bytes = &buf[range];
+    fn write_entry(&self, bytes: &[u8], registered: Option<u16>, offset: u64) -> squeue::Entry {
         let fd = Fd(self.0.fd.as_raw_fd());
-        match buf.registered_index() {
+        match registered {
             Some(index) => {
                 opcode::WriteFixed::new(fd, bytes.as_ptr(), bytes.len() as u32, index).offset(offset).build()
             }
@@ -185,14 +160,6 @@ impl DirectFile {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(FileBytes { buf, range: ahead..ahead + bytes })
-    }
-
-    /// Waits until all data written so far is on the medium (`fdatasync`).
-    pub async fn sync_data(&self) -> io::Result<()> {
-        let entry = opcode::Fsync::new(Fd(self.0.fd.as_raw_fd())).flags(FsyncFlags::DATASYNC).build();
-        // SAFETY: the entry points to nothing; the descriptor is owned by the operation.
-        let (result, _) = unsafe { Op::submit(self.0.clone(), entry) }.await;
-        result.map(drop)
     }
 
     /// An error (`NotFound`) if the file has no name any more: nobody will find what is written to it.
@@ -276,41 +243,77 @@ impl FileLock {
     }
 }
 
+/// Why a file could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum Unprepared {
+    /// It could not be begun, for want of room, memory, descriptors or a free name: nothing is said of what was written.
+    #[error("{0}")]
+    Wanting(io::Error),
+    /// A write or a sync has failed, and may have been that of another file: nothing that is in flight on
+    /// the file system can be trusted.
+    #[error("{0}")]
+    Fault(io::Error),
+}
+
+impl Unprepared {
+    /// What an error means that came before anything was written.
+    pub fn before_writing(error: io::Error) -> Unprepared {
+        use rustix::io::Errno;
+        let wanting = [
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::WOULDBLOCK,
+            Errno::EXIST,
+        ];
+        match Errno::from_io_error(&error).is_some_and(|e| wanting.contains(&e)) {
+            true => Unprepared::Wanting(error),
+            false => Unprepared::Fault(error),
+        }
+    }
+}
+
 /// Creates the file `path` with `bytes` zeros, on the medium with its directory entry. Blocks the thread:
 /// call it through [`blocking`](super::blocking).
 ///
 /// The zeros are really written: space that is only allocated costs each later write a conversion of
 /// metadata. The file gets its name when it is complete, so an interrupted preparation leaves only a file
 /// ending in `.new`, which the next one replaces. An existing `path` is an error (`AlreadyExists`).
-pub fn prepare_segment(path: &Path, bytes: u64) -> io::Result<()> {
+pub fn prepare_segment(path: &Path, bytes: u64) -> Result<(), Unprepared> {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     let unfinished = Path::new(&name);
     let filled = fill(unfinished, bytes).and_then(|()| {
         // A hard link, unlike a rename, refuses to replace what is there.
-        std::fs::hard_link(unfinished, path)
+        std::fs::hard_link(unfinished, path).map_err(Unprepared::before_writing)
     });
     let removed = std::fs::remove_file(unfinished);
     filled?;
-    removed?;
-    sync_directory(path.parent().unwrap_or(Path::new(".")))
+    removed.map_err(Unprepared::before_writing)?;
+    sync_directory(path.parent().unwrap_or(Path::new("."))).map_err(Unprepared::Fault)
 }
 
-fn fill(path: &Path, bytes: u64) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+fn fill(path: &Path, bytes: u64) -> Result<(), Unprepared> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+    let file = file.map_err(Unprepared::before_writing)?;
+    let is_allocated = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) => true,
         // Where the file system cannot allocate ahead, writing does it.
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-        Err(e) => return Err(e.into()),
-    }
+        Err(rustix::io::Errno::OPNOTSUPP) => false,
+        Err(e) => return Err(Unprepared::before_writing(e.into())),
+    };
     let zeros = AlignedBuf::zeroed(ZERO_FILL_BYTES);
     // Past the page cache nothing is copied: the device fetches the same page of zeros again and again.
     let direct = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path);
-    match direct.and_then(|direct| write_zeros(&direct, bytes, &zeros)) {
-        Err(e) if e.kind() == io::ErrorKind::InvalidInput => write_zeros(&file, bytes, &zeros)?,
-        other => other?,
-    }
-    file.sync_all()
+    let written = match direct.and_then(|direct| write_zeros(&direct, bytes, &zeros)) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => write_zeros(&file, bytes, &zeros),
+        other => other,
+    };
+    // Of room that was had before there is no want: the device has failed.
+    written.map_err(if is_allocated { Unprepared::Fault } else { Unprepared::before_writing })?;
+    file.sync_all().map_err(Unprepared::Fault)
 }
 
 /// Many pieces to one call: the device is kept busy, and the file system converts few, large extents.

@@ -29,7 +29,7 @@ pub use check::{CheckError, Checked, Wanted, start_up_checks};
 pub use cpu::{available_cpus, pin, process_cpu_micros, resident_bytes, thread_cpu_micros};
 pub use deadline::{EXACT_BELOW, TICK, Timer, now, sleep, timer};
 pub use file::{
-    DirectFile, FileBytes, FileLock, OpenFile, READ_BYTES, Sync, drop_cached, is_medium_error,
+    DirectFile, FileBytes, FileLock, OpenFile, READ_BYTES, Sync, Unprepared, drop_cached, is_medium_error,
     prepare_segment, sync_directory, sync_file_system,
 };
 pub use helper::blocking;

@@ -18,8 +18,8 @@ use super::outcome::{self, Recorded};
 use super::record::{EnvelopeSource, NewCommit};
 use super::segments::Class;
 use super::{
-    Buffer, End, FragmentRef, GroupResult, GroupSeq, MessageId, NewMessage, Outcome, Place, RecipientState,
-    Refusal, Reports, Slot, Standing, WallTime,
+    Buffer, End, FragmentRef, GroupSeq, MessageId, NewMessage, Outcome, Place, RecipientState, Refusal,
+    Reports, Slot, Standing, WallTime,
 };
 use std::sync::Arc;
 
@@ -42,11 +42,13 @@ impl<B: Buffer> Log<B> {
     }
 
     /// Appends a message. It exists once the returned group and the groups of all its fragments are
-    /// durable. A DSN (`reports` set) has no fragments, may use the reserve, and is rewritten by the log
-    /// itself when its group is lost: its slot stays, the loss reported for its group is not its end.
+    /// durable. One that ends recipients (`reports` set) may use the reserve. One that is `kept` is written
+    /// again by the log itself when its group is lost: its slot stays, the loss reported for its group is
+    /// not its end.
     pub fn append_message(&mut self, message: &NewMessage<'_>) -> Result<(Slot, GroupSeq), Refusal> {
         self.ready()?;
-        debug_assert!(message.reports.is_none() || message.fragments.is_empty());
+        debug_assert!(!message.kept || message.fragments.is_empty());
+        debug_assert!(message.kept || message.reports.is_none());
         if message.fragments.iter().any(|f| self.is_gone(f)) {
             return Err(Refusal::Unwritable);
         }
@@ -70,7 +72,7 @@ impl<B: Buffer> Log<B> {
             flags: 0,
         });
         self.loosen(message.fragments, false);
-        self.note(Note::Message { slot, id: message.id, kept: message.reports.is_some() });
+        self.note(Note::Message { slot, id: message.id, kept: message.kept });
         if let Some(Reports { id, recipients }) = message.reports {
             self.finish(id, recipients);
         }
@@ -125,13 +127,14 @@ impl<B: Buffer> Log<B> {
 
     /// Records where recipients of a live message stand. Uses the reserve. `Busy` may have recorded a
     /// part: call again with all of them, repeats change nothing. When the last recipient is terminal
-    /// the slot is freed once the record is durable.
+    /// the slot is freed once the record is durable. `None` where the slot is free: its message has ended,
+    /// durably, and there is nothing to add.
     pub fn append_outcomes(
         &mut self,
         slot: Slot,
         outcomes: &[(u16, Outcome)],
         now: WallTime,
-    ) -> Result<GroupSeq, Refusal> {
+    ) -> Result<Option<GroupSeq>, Refusal> {
         self.ready()?;
         self.record(slot, outcomes.iter().map(|(r, o)| (*r, Recorded::Outcome(o))), now)
     }
@@ -165,7 +168,7 @@ impl<B: Buffer> Log<B> {
     }
 
     /// Records that the message cannot be read back: terminal for every recipient that is pending.
-    pub fn quarantine(&mut self, slot: Slot, now: WallTime) -> Result<GroupSeq, Refusal> {
+    pub fn quarantine(&mut self, slot: Slot, now: WallTime) -> Result<Option<GroupSeq>, Refusal> {
         self.ready()?;
         let recipients = self.live.get(slot).map_or(0, |m| m.recipients) as u16;
         let seq = self.record(slot, (0..recipients).map(|r| (r, Recorded::Quarantined)), now)?;
@@ -179,14 +182,9 @@ impl<B: Buffer> Log<B> {
         slot: Slot,
         mut entries: impl Iterator<Item = (u16, Recorded<'a>)> + Clone,
         now: WallTime,
-    ) -> Result<GroupSeq, Refusal> {
+    ) -> Result<Option<GroupSeq>, Refusal> {
         self.now = self.now.max(now);
-        let Some(message) = self.live.get(slot) else {
-            // It has ended already, and durably: nothing to add.
-            let seq = GroupSeq(self.durable_below().0.saturating_sub(1));
-            self.results.push((seq, GroupResult::Durable));
-            return Ok(seq);
-        };
+        let Some(message) = self.live.get(slot) else { return Ok(None) };
         let room = limits::OUTCOME_RECORD_BYTES.min(self.inline_room());
         let mut last = None;
         loop {
@@ -215,7 +213,7 @@ impl<B: Buffer> Log<B> {
                 self.ended(slot, message.id);
             }
         }
-        Ok(last.expect("the loop has run once"))
+        Ok(last)
     }
 
     /// A DSN for these recipients is appended: they are done with it.

@@ -127,6 +127,8 @@ pub struct NewMessage<'a> {
     /// Set on a DSN: the message and recipients whose failure it reports; recovery takes its
     /// commit record for their terminal outcome.
     pub reports: Option<Reports<'a>>,
+    /// The server itself has to say it: the log writes it again when its group is lost. It has no fragments.
+    pub kept: bool,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod exhaustive;
 mod failure;
+mod largest;
 mod operator;
 mod random;
 mod unreadable;

@@ -68,6 +68,10 @@ impl Fates {
 pub struct Watch(Option<Rc<Fate>>);
 
 impl Watch {
+    /// Of what was durable before it was asked for.
+    pub fn of_durable() -> Watch {
+        Watch(Some(Rc::new(Fate { durable: Cell::new(Some(true)), ..Fate::default() })))
+    }
     /// True if the group became durable.
     pub async fn wait(&self) -> bool {
         let Some(fate) = &self.0 else { return false };
@@ -122,5 +126,6 @@ mod tests {
         }
         assert!(fates.is_empty() && fates.spare.borrow().len() <= 2 * limits::COMMIT_BUFFERS);
         assert_eq!(answer(fates.watch(GroupSeq(7)).wait()), Some(false), "an unknown group is not durable");
+        assert_eq!(answer(Watch::of_durable().wait()), Some(true));
     }
 }

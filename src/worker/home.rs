@@ -26,7 +26,7 @@ use crate::clock::{Tick, WallTime};
 use crate::limits;
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
-use crate::ring::{self, AlignedBuf, DirectFile, OpenFile};
+use crate::ring::{self, AlignedBuf, DirectFile, OpenFile, Unprepared};
 use crate::schedule::{ConnId, Entry};
 use crate::spool::{
     Buffer, FileIndex, FragmentRef, Generation, GroupResult, GroupSeq, Intent, Log, Mark, NewMessage,
@@ -244,9 +244,13 @@ impl Home {
                 Some(Intent::Prepare { file, new, generation, header }) => {
                     let home = self.clone();
                     ring::spawn(async move {
-                        let ok = home.prepare(file, new, &header).await;
-                        home.say_prepared(file, ok.as_ref().err());
-                        home.prepared(file, generation, ok.is_ok());
+                        let result = home.prepare(file, new, &header).await;
+                        home.say_prepared(file, result.as_ref().err());
+                        if let Err(Unprepared::Fault(_)) = result {
+                            home.log.borrow_mut().fail_all_in_flight();
+                            home.fault.raise();
+                        }
+                        home.prepared(file, generation, result.is_ok());
                     });
                 }
                 Some(Intent::Seal { file, generation, offset, index, seal }) => {
@@ -386,7 +390,10 @@ impl Home {
     }
 
     /// Said when it begins and when it ends: a full disk is tried every second.
-    fn say_prepared(&self, file: FileIndex, error: Option<&std::io::Error>) {
+    fn say_prepared(&self, file: FileIndex, error: Option<&Unprepared>) {
+        if let Some(Unprepared::Fault(error)) = error {
+            tracing::error!(file = file.0, %error, "a sync has failed: what is being committed is refused or written again");
+        }
         if self.cannot_prepare.replace(error.is_some()) == error.is_some() {
             return;
         }
@@ -399,7 +406,7 @@ impl Home {
         }
     }
 
-    async fn prepare(&self, file: FileIndex, new: bool, header: &[u8]) -> std::io::Result<()> {
+    async fn prepare(&self, file: FileIndex, new: bool, header: &[u8]) -> Result<(), Unprepared> {
         let path = segment_path(&self.config.dir, file);
         if new {
             // A file that is there already has the wrong size or was never finished. Its descriptor goes
@@ -408,7 +415,9 @@ impl Home {
             let (path, bytes) = (path.clone(), self.config.segment_bytes);
             let made = ring::blocking(move || {
                 match std::fs::remove_file(&path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Unprepared::before_writing(error));
+                    }
                     _ => {}
                 }
                 ring::prepare_segment(&path, bytes)
@@ -419,7 +428,7 @@ impl Home {
         let target = match opened {
             Some(target) => target,
             None => {
-                let target = DirectFile::open(&path, self.config.open)?;
+                let target = DirectFile::open(&path, self.config.open).map_err(Unprepared::before_writing)?;
                 self.files.borrow_mut().insert(file, target.clone());
                 target
             }
@@ -427,8 +436,8 @@ impl Home {
         let mut buffer = AlignedBuf::zeroed(header.len());
         buffer[..header.len()].copy_from_slice(header);
         let bytes = buffer.len();
-        target.write_at(buffer, bytes, 0).await.0?;
-        target.must_have_name()
+        let written = target.write_at(buffer, bytes, 0).await.0;
+        written.and_then(|()| target.must_have_name()).map_err(Unprepared::Fault)
     }
 
     fn prepared(self: &Rc<Self>, file: FileIndex, generation: Generation, ok: bool) {
@@ -478,20 +487,21 @@ impl Home {
         standing: Standing,
         at: WallTime,
     ) -> Result<Watch, Refusal> {
-        self.when_taken(|log| log.append_change(slot, recipients, standing.clone(), at)).await
+        self.when_taken(|log| log.append_change(slot, recipients, standing.clone(), at).map(Some)).await
     }
 
     async fn when_taken(
         &self,
-        mut append: impl FnMut(&mut Log<SpoolBuf>) -> Result<GroupSeq, Refusal>,
+        mut append: impl FnMut(&mut Log<SpoolBuf>) -> Result<Option<GroupSeq>, Refusal>,
     ) -> Result<Watch, Refusal> {
         loop {
             let appended = append(&mut self.log.borrow_mut());
             match appended {
-                Ok(group) => {
+                Ok(Some(group)) => {
                     self.appended(group);
                     return Ok(self.watch(group));
                 }
+                Ok(None) => return Ok(Watch::of_durable()),
                 Err(Refusal::Busy) => self.progress.wait().await,
                 Err(refusal) => return Err(refusal),
             }
@@ -509,7 +519,7 @@ impl Home {
             let appended = self.log.borrow_mut().append_outcomes(*slot, outcomes, *at);
             match appended {
                 Ok(group) => {
-                    self.appended(group);
+                    group.into_iter().for_each(|group| self.appended(group));
                     let done = self.log.borrow().live().get(*slot).is_none_or(|m| m.pending == 0);
                     if done {
                         self.cache.borrow_mut().remove(*slot);

@@ -27,7 +27,7 @@ use crate::mail::envelope::Envelope;
 use crate::mail::header;
 use crate::mail::id::MessageId;
 use crate::mail::submission;
-use crate::mail::trace::{self, Received};
+use crate::mail::trace::{self, HopCounter, Received};
 use crate::ring::{self, AlignedBuf, Block};
 use crate::smtp::server::ServerSession;
 use crate::spool::{FRAGMENT_HEADROOM, FragmentRef, NewMessage, Refusal, Slot};
@@ -106,8 +106,12 @@ pub struct Incoming {
     home: Rc<Home>,
     /// Trace headers and body as long as it is small.
     body: Block,
-    /// Where in `body` the client's own header begins, if what is missing there is to be added.
-    submitted_at: Option<usize>,
+    /// Where in `body` what the client sent begins, until what goes between is there.
+    sent_at: Option<usize>,
+    /// Whether what its header lacks is to be added.
+    is_submission: bool,
+    /// Counts the hops of a header that goes on beyond `body`.
+    hops: HopCounter,
     direct: Option<Direct>,
     fragments: Vec<FragmentRef>,
     /// Those of them that were handed over before they were full.
@@ -181,7 +185,9 @@ impl Incoming {
             id,
             client,
             home,
-            submitted_at: opening.is_submission.then_some(body.len()),
+            sent_at: Some(body.len()),
+            is_submission: opening.is_submission,
+            hops: HopCounter::default(),
             body,
             direct: None,
             fragments: Vec::new(),
@@ -226,6 +232,9 @@ impl Incoming {
         if self.refused.is_none() {
             self.bytes += bytes.len() as u64;
             self.body.extend_from_slice(bytes);
+            if !self.fragments.is_empty() {
+                self.count_hops(bytes);
+            }
         }
     }
 
@@ -244,9 +253,9 @@ impl Incoming {
         self.complete_header(worker);
         if self.fragments.is_empty() {
             self.find_stream(worker);
-            if is_loop(&self.body) {
-                self.refused = Some(Stored::Loop);
-            }
+            let header = std::mem::take(&mut self.body);
+            self.count_hops(&header);
+            self.body = header;
         }
         let body = std::mem::take(&mut self.body);
         let mut left = &body[..];
@@ -280,19 +289,26 @@ impl Incoming {
         self.direct = Some(Direct { buffer: Some(buffer), body_end, filled, watched, holder });
     }
 
-    /// Adds what a submitted message lacks (RFC 6409 §8), before it leaves memory.
+    /// Adds what goes between our trace header and what the client sent, before it leaves memory: what a
+    /// submitted message lacks (RFC 6409 §8), and an empty line before what is no header, which would else be
+    /// read as a part of ours.
     fn complete_header(&mut self, worker: &Worker) {
-        if let Some(at) = self.submitted_at.take() {
+        let Some(at) = self.sent_at.take() else { return };
+        let sent = &self.body[at..];
+        let mut between = Vec::new();
+        if self.is_submission {
             let now = worker.clock.now();
-            let missing =
-                submission::missing_header(&self.body[at..], self.id, &worker.shared.config.hostname, now);
-            if !missing.is_empty() {
-                let mut whole = worker.bodies.block(self.body.len() + missing.len());
-                whole.extend_from_slice(&self.body[..at]);
-                whole.extend_from_slice(&missing);
-                whole.extend_from_slice(&self.body[at..]);
-                self.body = whole;
-            }
+            between = submission::missing_header(sent, self.id, &worker.shared.config.hostname, now);
+        }
+        if header::needs_separator(sent) {
+            between.extend_from_slice(b"\r\n");
+        }
+        if !between.is_empty() {
+            let mut whole = worker.bodies.block(self.body.len() + between.len());
+            whole.extend_from_slice(&self.body[..at]);
+            whole.extend_from_slice(&between);
+            whole.extend_from_slice(sent);
+            self.body = whole;
         }
     }
 
@@ -325,7 +341,22 @@ impl Incoming {
     /// The next `bytes` of the unconsumed are body, and lie where they belong.
     pub fn consume(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-        self.direct().body_end += bytes;
+        if let Some(Direct { buffer: Some(buffer), body_end, .. }) = &mut self.direct {
+            self.hops.push(&buffer[*body_end..*body_end + bytes]);
+            *body_end += bytes;
+        }
+        self.stop_a_loop();
+    }
+
+    fn count_hops(&mut self, body: &[u8]) {
+        self.hops.push(body);
+        self.stop_a_loop();
+    }
+
+    fn stop_a_loop(&mut self) {
+        if self.hops.is_loop() && self.refused.is_none() {
+            self.refused = Some(Stored::Loop);
+        }
     }
 
     /// The next `bytes` of the unconsumed are not body (the final dot); the rest is the next command's.
@@ -433,8 +464,12 @@ impl Incoming {
         } else {
             self.complete_header(worker);
         }
-        if self.fragments.is_empty() && self.refused.is_none() && is_loop(&self.body) {
-            self.refused = Some(Stored::Loop);
+        if self.fragments.is_empty() && self.refused.is_none() {
+            let mut hops = HopCounter::default();
+            hops.push(&self.body);
+            if hops.is_loop() {
+                self.refused = Some(Stored::Loop);
+            }
         }
         // A commit record must not name a fragment that was lost.
         for commit in std::mem::take(&mut self.commits) {
@@ -466,6 +501,7 @@ impl Incoming {
                 fragments: &self.fragments,
                 parts: &[&self.body],
                 reports: None,
+                kept: false,
             };
             match self.home.append(&new) {
                 Ok(appended) => break appended,
@@ -543,8 +579,4 @@ pub fn accept(
 fn stream_of(worker: &Worker, message: &[u8]) -> Option<Box<str>> {
     let name = worker.shared.config.stream_header.as_ref()?;
     header::value(message, name, limits::STREAM_NAME_BYTES)
-}
-
-fn is_loop(body: &[u8]) -> bool {
-    trace::count_received(body) > limits::RECEIVED_HOPS
 }

@@ -15,8 +15,10 @@ use crate::clock::WallTime;
 use crate::events::Event;
 use crate::limits;
 use crate::mail::dsn::Kind;
+use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
+use crate::mail::text::printable;
 use crate::ring;
 use crate::schedule::{ConnId, Entry, Reaction, Verdict};
 use crate::spool::{Outcome, Tries};
@@ -121,8 +123,14 @@ fn tell_delivered(worker: &Worker, tried: &Tried<'_>, recipient: u16, reply: &Re
             attempts: tried.message.attempts.get().saturating_add(1),
             queued_ms: now.since(envelope.received_at).as_millis() as u64,
             tls: tried.peer.tls.as_ref().map(|t| t.to_string()),
+            user: submitter(envelope),
         },
     );
+}
+
+/// Who submitted a message, for its events.
+fn submitter(envelope: &Envelope) -> Option<String> {
+    envelope.user.as_ref().map(|user| printable(user.as_bytes()))
 }
 
 /// Calls `then` with the part's unfinished recipients: at once where they are known without the message,
@@ -215,6 +223,7 @@ fn tell_deferred(
                     reply: reply.to_string(),
                     attempts,
                     next,
+                    user: submitter(&message.envelope),
                 },
             );
         }
@@ -315,7 +324,7 @@ async fn bounce(
     let to_tell: Vec<&Ended> =
         refused.iter().filter(|r| recipients[usize::from(r.recipient)].wants_failure()).collect();
     let notice = Notice { expired, ends_them: true, ..Notice::of(Kind::Failed, Some(now)) };
-    let report = report::write(worker, home, message, &to_tell, &notice).await;
+    let report = report::write(worker, home, message, &to_tell, &notice).await.map(|report| report.id);
     let counter = if expired { &worker.counters.expired } else { &worker.counters.failed };
     counter.add(refused.len() as u64);
     if worker.shared.events.is_on() {
@@ -330,6 +339,7 @@ async fn bounce(
                     reply: r.reply.to_string(),
                     attempts: message.attempts.get().saturating_add(u8::from(!expired)),
                     bounce: report.filter(|_| to.wants_failure()),
+                    user: submitter(&message.envelope),
                 },
             );
         }

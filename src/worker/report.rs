@@ -19,7 +19,7 @@ use crate::mail::id::MessageId;
 use crate::mail::reply::Reply;
 use crate::ring;
 use crate::schedule::Entry;
-use crate::spool::{NewMessage, Outcome, RecipientState, Refusal, Reports, Tries};
+use crate::spool::{NewMessage, Outcome, RecipientState, Refusal, Reports, Slot, Tries};
 
 /// What a report says of one recipient.
 pub struct Ended {
@@ -67,8 +67,8 @@ pub fn may_tell_of_delay(envelope: &Envelope, recipient: &Recipient) -> bool {
 }
 
 /// Tells the sender that recipients of the part are late and are tried until `until`: those that still wait
-/// and of whom it was not told before. That it was told is recorded right behind the report, as a rule in
-/// the same commit; a crash between the two repeats it. Where the spool has no room it is not told.
+/// and of whom it was not told before. That it was told is recorded when the report is durable: a crash
+/// between the two repeats it. Where the spool has no room it is not told.
 pub fn delayed(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry, until: WallTime, why: Option<&Reply>) {
     let Some(id) = home.log().live().get(entry.slot).map(|m| m.id) else { return };
     let (refusals, why) = (home.refusals_of(entry), why.cloned());
@@ -100,7 +100,11 @@ pub fn delayed(worker: &Rc<Worker>, home: &Rc<Home>, entry: Entry, until: WallTi
         let late: Vec<Ended> = untold(&home, &message, entry).into_iter().map(about).collect();
         for some in late.chunks(limits::DSN_RECIPIENTS) {
             let about: Vec<&Ended> = some.iter().collect();
-            let Some(report) = write(&worker, &home, &message, &about, &notice).await else { return };
+            let Some(Written { id: report, slot }) = write(&worker, &home, &message, &about, &notice).await
+            else {
+                return;
+            };
+            durable(&home, slot, report).await;
             note_told(&worker, &home, entry, &message, (some, until), report);
         }
     });
@@ -142,15 +146,22 @@ fn note_told(
     home.record(entry.slot, message.id, outcomes, now);
 }
 
-/// Appends the report to the log of the message it reports on and arranges its queueing. Returns its id;
-/// none if there is nobody to tell or nothing to be told.
+/// A report in the log.
+#[derive(Clone, Copy)]
+pub struct Written {
+    pub id: MessageId,
+    pub slot: Slot,
+}
+
+/// Appends the report to the log of the message it reports on and arranges its queueing. None if there is
+/// nobody to tell or nothing to be told.
 pub async fn write(
     worker: &Rc<Worker>,
     home: &Rc<Home>,
     message: &Rc<Message>,
     about: &[&Ended],
     notice: &Notice,
-) -> Option<MessageId> {
+) -> Option<Written> {
     let sender = message.envelope.reverse_path.as_ref().filter(|_| !about.is_empty())?;
     let now = worker.clock.now();
     let id = home.next_id(now);
@@ -190,14 +201,15 @@ pub async fn write(
     };
     loop {
         let reports = notice.ends_them.then_some(Reports { id: message.id, recipients: &recipients });
-        let new = NewMessage { id, envelope: &envelope, fragments: &[], parts: &[&body], reports };
+        let new =
+            NewMessage { id, envelope: &envelope, fragments: &[], parts: &[&body], reports, kept: true };
         let appended = home.append(&new);
         match appended {
             Ok((slot, group)) => {
                 worker.counters.bounces.add(1);
                 home.keep(slot, Message::new(id, envelope, body.into()));
-                queue_when_durable(worker, home, slot, home.watch(group));
-                return Some(id);
+                queue_when_durable(worker, home, Written { id, slot }, home.watch(group));
+                return Some(Written { id, slot });
             }
             Err(Refusal::Busy) => home.progress.wait().await,
             // A delay does not end because it could not be told of.
@@ -209,13 +221,29 @@ pub async fn write(
 }
 
 /// The log writes a report again by itself if its commit fails, so it is queued whatever came of the first
-/// try; but not before that is known.
-fn queue_when_durable(worker: &Rc<Worker>, home: &Rc<Home>, slot: u32, commit: Watch) {
+/// try; but not before it is durable.
+fn queue_when_durable(worker: &Rc<Worker>, home: &Rc<Home>, report: Written, commit: Watch) {
     let (worker, home) = (worker.clone(), home.clone());
     ring::spawn(async move {
-        commit.wait().await;
-        if let Ok(message) = home.load(slot).await {
+        let Written { id, slot } = report;
+        if !commit.wait().await {
+            durable(&home, slot, id).await;
+        }
+        let Ok(message) = home.load(slot).await else { return };
+        // Meanwhile an operator may have removed it, and its slot may be another message's.
+        if home.log().live().get(slot).is_some_and(|m| m.id == id) && message.id == id {
             worker.enqueue(&home, slot, &message.envelope);
         }
     });
+}
+
+/// Waits until the report is on the disk, or has ended otherwise.
+async fn durable(home: &Home, slot: Slot, id: MessageId) {
+    let waits = || {
+        let log = home.log();
+        log.live().get(slot).is_some_and(|m| m.id == id) && !log.live().is_durable(slot)
+    };
+    while waits() {
+        home.progress.wait().await;
+    }
 }

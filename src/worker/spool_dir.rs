@@ -19,6 +19,8 @@ use crate::spool::{FileIndex, ReadFault, SegmentSource, SpoolIdentity};
 const IDENTITY: &str = "identity";
 const IDENTITY_COPY: &str = "identity.copy";
 const LOCK: &str = "lock";
+/// Extension of a log directory that is being removed.
+const RETIRED: &str = "retired";
 const VERSION: u32 = 1;
 
 /// A spool that this process owns.
@@ -63,6 +65,7 @@ impl SpoolDir {
             Some(identity) => identity,
             None => write_identity(path)?,
         };
+        remove_retired(path);
         Ok(SpoolDir { path: path.to_path_buf(), identity, _lock: lock })
     }
 
@@ -78,6 +81,25 @@ impl SpoolDir {
 
 pub fn log_path(spool: &Path, log: u16) -> PathBuf {
     spool.join(format!("log-{log:04}"))
+}
+
+/// Removes a log in which nothing is wanted any more, all of it or nothing: with a part of its segments
+/// gone, messages would come back whose outcomes were in that part.
+pub fn retire_log(log: &Path) -> io::Result<()> {
+    let retired = log.with_extension(RETIRED);
+    fs::rename(log, &retired)?;
+    crate::ring::sync_directory(log.parent().unwrap_or(Path::new(".")))?;
+    fs::remove_dir_all(&retired)
+}
+
+/// Finishes what a crash left of [`retire_log`].
+fn remove_retired(spool: &Path) {
+    let entries = fs::read_dir(spool).into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()).filter(|p| p.extension().is_some_and(|e| e == RETIRED)) {
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!(dir = %path.display(), %error, "what is left of a retired log cannot be removed");
+        }
+    }
 }
 
 pub fn segment_path(log: &Path, file: FileIndex) -> PathBuf {
@@ -296,6 +318,27 @@ mod tests {
         let error = SpoolDir::open(dir.path()).err().expect("refused").to_string();
         assert!(error.contains("not a ringpost spool"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).expect("readable").count(), 1, "nothing was added");
+    }
+
+    #[test]
+    fn a_log_that_was_being_removed_does_not_come_back() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let spool = SpoolDir::open(dir.path()).expect("opened");
+        for log in [0, 1] {
+            fs::create_dir(spool.log_path(log)).expect("made");
+            fs::write(segment_path(&spool.log_path(log), FileIndex(0)), "segment").expect("written");
+        }
+        retire_log(&spool.log_path(1)).expect("removed");
+        assert_eq!(spool.logs().expect("readable"), [0]);
+        // Killed in the middle.
+        let half = dir.path().join("log-0001.retired");
+        fs::create_dir(&half).expect("it is gone");
+        fs::write(segment_path(&half, FileIndex(0)), "segment").expect("written");
+        assert_eq!(spool.logs().expect("readable"), [0]);
+        drop(spool);
+        let spool = SpoolDir::open(dir.path()).expect("opened");
+        assert!(!half.exists(), "the rest is removed at the next start");
+        assert_eq!(spool.logs().expect("readable"), [0]);
     }
 
     #[test]

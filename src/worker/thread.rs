@@ -21,7 +21,7 @@ use super::home::{Home, HomeConfig, SpoolBuf};
 use super::live::Live;
 use super::post::{Batch, Outboxes};
 use super::quarantine::Piece;
-use super::spool_dir::{SegmentFiles, segment_path};
+use super::spool_dir::{SegmentFiles, retire_log, segment_path};
 use super::suspensions::Suspensions;
 use super::time::Clock;
 use super::{Shared, Worker, arrival, memory};
@@ -161,7 +161,7 @@ fn remove_if_left_over(found: &Found, workers: usize) -> bool {
         return false;
     }
     let dir = &found.setup.config.dir;
-    if let Err(error) = std::fs::remove_dir_all(dir) {
+    if let Err(error) = retire_log(dir) {
         tracing::warn!(dir = %dir.display(), %error, "a log that is no longer used cannot be removed");
         return false;
     }

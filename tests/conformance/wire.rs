@@ -27,6 +27,7 @@ struct Site {
     server: Server,
     sink: Sink,
     due: Vec<Due>,
+    through_tls: bool,
     /// A client that believes the server's certificate.
     client: Arc<ClientConfig>,
     /// Removed when the server is gone.
@@ -108,13 +109,13 @@ impl Site {
         }
         let server = Server::start(&spool.path().join("spool"), &args);
         let client = authority.client(None, rustls::ALL_VERSIONS);
-        Site { server, sink, due: Vec::new(), client, _spool: spool }
+        Site { server, sink, due: Vec::new(), through_tls: tls, client, _spool: spool }
     }
 
     fn finish(self) -> Vec<String> {
         let mut wrong = Vec::new();
         for due in &self.due {
-            if let Err(why) = compare(&due.message, &due.id, &self.sink) {
+            if let Err(why) = compare(&due.message, &due.id, &self.sink, self.through_tls) {
                 wrong.push(format!("{}: {why}", due.place));
             }
         }
@@ -130,7 +131,7 @@ impl Site {
     }
 }
 
-fn compare(expected: &ExpectedMessage, id: &str, sink: &Sink) -> Result<(), String> {
+fn compare(expected: &ExpectedMessage, id: &str, sink: &Sink, through_tls: bool) -> Result<(), String> {
     // Recipients are grouped by destination, and repeated ones sent to once.
     let mut recipients = expected.recipients();
     recipients.sort();
@@ -138,23 +139,58 @@ fn compare(expected: &ExpectedMessage, id: &str, sink: &Sink) -> Result<(), Stri
     let mut arrived = sink.wait_for(id, recipients.len()).ok_or("the message did not arrive")?;
     arrived.recipients.sort();
     let expected = ExpectedMessage { recipients, ..expected.clone() };
+    let body = match &expected.body {
+        // What is no header must not become a part of the server's.
+        Some(body) if !begins_with_header(body) => {
+            let separated = arrived.body.strip_prefix(b"\r\n");
+            separated.ok_or("no empty line before a message without a header")?
+        }
+        _ => &arrived.body,
+    };
     let seen = Seen {
         sender: &arrived.sender,
         recipients: arrived.recipients,
         kind: Some(arrived.kind.as_deref().unwrap_or("7BIT")),
         mail: arrived.mail,
         rcpt: arrived.rcpt,
-        body: &arrived.body,
+        body,
         is_stuffed: arrived.is_stuffed,
     };
     check::message(&expected, &seen)?;
+    let trace = if through_tls { without_tls(&arrived.trace)? } else { arrived.trace.clone() };
     match &expected.trace {
-        // Through TLS there are a comment and another protocol in it.
-        Some(trace) if !arrived.trace.contains("(using TLS") && !trace.fits(arrived.trace.as_bytes()) => {
-            Err(format!("Received: `{}` instead of `{trace}`", arrived.trace))
+        Some(expected) if !expected.fits(trace.as_bytes()) => {
+            Err(format!("Received: `{}` instead of `{expected}`", arrived.trace))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a message begins with a header field, or with the end of a header.
+fn begins_with_header(body: &[u8]) -> bool {
+    let line = body.split(|b| *b == b'\n').next().unwrap_or_default();
+    let Some(colon) = line.iter().position(|b| *b == b':') else { return body.is_empty() || line == b"\r" };
+    let name = line[..colon].trim_ascii_end();
+    !name.is_empty() && name.iter().all(u8::is_ascii_graphic)
+}
+
+/// The trace that the same message would have had without TLS. What says that there was TLS must be there: the
+/// comment, and the S of the protocol's name, which plain SMTP has not (RFC 3848).
+fn without_tls(trace: &str) -> Result<String, String> {
+    let wrong = || format!("Received through TLS: `{trace}`");
+    let (before, behind) = trace.split_once(" (using TLSv1.").ok_or_else(wrong)?;
+    let (_, behind) = behind.split_once(')').ok_or_else(wrong)?;
+    let (by, rest) = behind.split_once(" with ").ok_or_else(wrong)?;
+    let (protocol, rest) = rest.split_once(' ').ok_or_else(wrong)?;
+    let protocol = match protocol {
+        "SMTP" => "SMTP",
+        "ESMTPS" => "ESMTP",
+        "ESMTPSA" => "ESMTPA",
+        "UTF8SMTPS" => "UTF8SMTP",
+        "UTF8SMTPSA" => "UTF8SMTPA",
+        _ => return Err(wrong()),
+    };
+    Ok(format!("{before}{by} with {protocol} {rest}"))
 }
 
 impl Site {

@@ -28,8 +28,9 @@ SEGMENT, GROUP, DIRECTORY, FRAME, SEAL, INDEX = (
     0x3D96B8F100000005,
     0x7AC41E5D00000006,
 )
-BLOCK = 4096
-COMMIT, FRAGMENT, ABORT, OUTCOME = 1, 2, 3, 4
+# Where no segment header says so: the least that a block can be.
+SMALLEST_BLOCK = 512
+COMMIT, FRAGMENT, ABORT, OUTCOME, CHANGE = 1, 2, 3, 4, 5
 PENDING, DONE, DEFERRED = 0, 1, 2
 MUST_UNDERSTAND = 0x8000
 
@@ -43,7 +44,10 @@ def identity(spool):
     for name in ("identity", "identity.copy"):
         try:
             lines = dict(line.split() for line in open(os.path.join(spool, name)))
-            return int(lines["id"], 16), int(lines["secret"], 16)
+            number, secret = int(lines["id"], 16), int(lines["secret"], 16)
+            check = xxhash.xxh3_64_intdigest(struct.pack("<Q", number), seed=secret)
+            if lines["ringpost-spool"] == "1" and int(lines["check"], 16) == check:
+                return number, secret
         except (OSError, KeyError, ValueError):
             continue
     sys.exit(f"{spool} has no identity")
@@ -60,7 +64,7 @@ class Log:
                 self.files.append(open(os.path.join(directory, name), "rb").read())
         self.tail = 0
         self.drafts, self.ended, self.fragments = {}, set(), {}
-        self.indexed = 0
+        self.indexed = self.copies = 0
 
     # Section 1
     def sum(self, domain, generation, at, data):
@@ -110,15 +114,15 @@ class Log:
             "frames": u("I", head, 76),
         }
 
-    def groups(self, data, generation, end):
-        offset = BLOCK
+    def groups(self, data, generation, block, end):
+        offset = block
         while offset + 96 <= end:
             group = self.group_header(data, offset, generation)
             if group is None:
-                offset += BLOCK
+                offset += block
                 continue
             yield group
-            offset += max(group["bytes"], BLOCK)
+            offset += max(group["bytes"], block)
 
     def frames(self, data, group):
         start, count = group["offset"], group["frames"]
@@ -213,15 +217,15 @@ class Log:
                 if header["closes"]:
                     generation, offset = header["closes"]
                     ends[generation] = min(offset, ends.get(generation, offset))
-                segments.append((header["generation"], data, self.index(data, header)))
+                segments.append((header["generation"], data, header["block"], self.index(data, header)))
                 continue
-            found = [self.group_header(data, at) for at in range(BLOCK, len(data), BLOCK)]
+            found = [self.group_header(data, at) for at in range(SMALLEST_BLOCK, len(data), SMALLEST_BLOCK)]
             generations = [group["generation"] for group in found if group]
             if generations:
-                segments.append((max(generations), data, None))
-        for generation, data, index in sorted(segments, key=lambda s: s[0]):
+                segments.append((max(generations), data, SMALLEST_BLOCK, None))
+        for generation, data, block, index in sorted(segments, key=lambda s: s[0]):
             groups = []
-            for group in self.groups(data, generation, min(len(data), ends.get(generation, len(data)))):
+            for group in self.groups(data, generation, block, min(len(data), ends.get(generation, len(data)))):
                 self.tail = max(self.tail, group["tail"])
                 groups.append((group, list(self.frames(data, group))))
                 for frame in groups[-1][1]:
@@ -245,6 +249,29 @@ class Log:
                 if field == 2 | MUST_UNDERSTAND:
                     deferred = value[2] == DEFERRED
                     self.state(number, u("H", value, 0), value[3] if deferred else None, u("Q", value, 4))
+        elif frame["kind"] == CHANGE and number in self.drafts:
+            self.change(self.drafts[number], payload)
+
+    def change(self, message, payload):
+        """What an operator has decided: (at, mark, destination, reason) of each recipient."""
+        at, recipients, mark, destination, reason = 0, [], 0, None, ""
+        for field, value in fields(payload):
+            bare = field & ~MUST_UNDERSTAND
+            if bare == 1:
+                at = u("Q", value, 0)
+            elif bare == 2:
+                recipients = [recipient for (recipient,) in struct.iter_unpack("<H", value)]
+            elif bare == 3:
+                mark = value[0]
+            elif bare == 4:
+                destination = value.decode()
+            elif bare == 5:
+                reason = value.decode()
+            elif field & MUST_UNDERSTAND:
+                message["held"] = True
+        for recipient in recipients:
+            if at >= message["decided"].get(recipient, (0,))[0]:
+                message["decided"][recipient] = (at, mark, destination, reason)
 
     def commit(self, group, number, payload):
         recipients, fragments, envelope, states, _ = struct.unpack_from("<5I", payload)
@@ -258,7 +285,7 @@ class Log:
         at += 32 * fragments
         message = {"sequence": group["sequence"], "recipients": [], "client": None, "user": None, "held": False}
         message.update({"ret": None, "envid": None, "requiretls": False, "smtputf8": False})
-        message.update({"notify": {}, "original": {}})
+        message.update({"notify": {}, "original": {}, "decided": {}})
         for field, value in fields(payload[at : at + envelope]):
             self.envelope_field(message, field, value)
         at += envelope
@@ -267,9 +294,14 @@ class Log:
         message["body"] = body + payload[at + 16 * states :]
         if number in self.ended:
             return
-        for state, old in zip(message["states"], self.drafts.get(number, {}).get("states", [])):
+        older = self.drafts.get(number, {"states": [], "decided": {}})
+        self.copies += states > 0
+        for state, old in zip(message["states"], older["states"]):
             if old[0] == DONE:
                 state[0] = DONE
+        for recipient, decision in older["decided"].items():
+            if decision[0] > message["decided"].get(recipient, (0,))[0]:
+                message["decided"][recipient] = decision
         self.drafts[number] = message
         self.end(number)
 
@@ -291,6 +323,8 @@ class Log:
         elif bare == 7:
             for (recipient,) in struct.iter_unpack("<H", value[8:]):
                 self.state(u("Q", value, 0), recipient, None, 0)
+        elif bare == 28:
+            self.change(message, value)
         elif bare == 23:
             message["user"] = value.decode()
         elif bare == 16:
@@ -330,6 +364,13 @@ class Log:
             self.ended.add(number)
 
 
+def decision(message, recipient):
+    _, mark, destination, reason = message["decided"].get(recipient, (0, 0, None, ""))
+    if message["states"][recipient][0] == DONE or (mark == 0 and destination is None):
+        return None
+    return {"mark": ("none", "held", "failing")[mark], "destination": destination, "reason": reason}
+
+
 def fields(data):
     at = 0
     while at + 6 <= len(data):
@@ -360,7 +401,8 @@ def main():
             continue
         log = Log(spool, int(match[1]))
         messages = log.read()
-        print(f"log {log.number}: {log.indexed} indexes agree with their segments", file=sys.stderr)
+        said = f"log {log.number}: {log.indexed} indexes agree with their segments, {log.copies} copies"
+        print(said, file=sys.stderr)
         for number, message in messages.items():
             if directory:
                 with open(os.path.join(directory, text_of(number)), "wb") as file:
@@ -374,6 +416,7 @@ def main():
                     "next_attempt_secs": due // 1_000_000 or None,
                     "notify": message["notify"].get(n),
                     "original": message["original"].get(n),
+                    "decided": decision(message, n),
                 }
                 for n, (address, (state, attempts, due)) in enumerate(
                     zip(message["recipients"], message["states"])

@@ -154,6 +154,9 @@ pub struct LoadArgs {
     /// Append the name of each accepted delivery to this file as soon as it is acknowledged
     #[arg(long, value_name = "FILE", env = "RINGPOST_LOAD_ACK_LOG")]
     pub ack_log: Option<PathBuf>,
+    /// Append the name of each delivery to this file whose message was refused when all of it was there
+    #[arg(long, value_name = "FILE", env = "RINGPOST_LOAD_REFUSED_LOG")]
+    pub refused_log: Option<PathBuf>,
     /// Go on when connections fail, until all is sent: connect again, count what is in doubt as unknown
     #[arg(long, env = "RINGPOST_LOAD_TOLERATE_ERRORS", value_parser = FalseyValueParser::new())]
     pub tolerate_errors: bool,
@@ -218,6 +221,7 @@ impl LoadArgs {
             sink: None,
             arrival_wait: Duration::from_secs(10),
             ack_log: None,
+            refused_log: None,
             tolerate_errors: false,
             reply_timeout: Duration::from_secs(60),
             measure_pid: Vec::new(),

@@ -16,6 +16,9 @@ pub struct Desk {
     /// Names of deliveries acknowledged since this was last written; kept only with `keeps_log`.
     pub acked: Vec<u8>,
     pub keeps_log: bool,
+    /// The same of deliveries that were refused when the whole message was there.
+    pub refused: Vec<u8>,
+    pub keeps_refused: bool,
 }
 
 impl Desk {
@@ -66,6 +69,15 @@ impl Desk {
                 stamp::push_delivery(plan.run, message.number, recipient, plan.recipients, &mut self.acked);
                 self.acked.push(b'\n');
             }
+        }
+    }
+    /// The server has refused a message that it had taken these recipients for.
+    pub fn refuse(&mut self, message: Message, taken: impl Iterator<Item = u32>) {
+        self.stats.rejected += 1;
+        let plan = &self.plan;
+        for recipient in taken.take_while(|_| self.keeps_refused) {
+            stamp::push_delivery(plan.run, message.number, recipient, plan.recipients, &mut self.refused);
+            self.refused.push(b'\n');
         }
     }
     /// Whether the server has accepted a message for these recipients will never be known.

@@ -195,9 +195,17 @@ mod tests {
         let mut plan = Plan::new(&args, 1, 1, classes, Domains::One(args.to_domain.clone()));
         plan.http = Some("HEAD ".into());
         let timeline = Timeline::new(Duration::from_secs(1), Duration::ZERO, None, 0).unwrap();
-        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None, timeline));
+        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), [None, None], timeline));
         let supply = Supply::new(0, &plan, shared);
-        let mut desk = Desk { plan, supply, stats: Stats::default(), acked: Vec::new(), keeps_log: true };
+        let mut desk = Desk {
+            plan,
+            supply,
+            stats: Stats::default(),
+            acked: Vec::new(),
+            keeps_log: true,
+            refused: Vec::new(),
+            keeps_refused: true,
+        };
         let mut session = HttpSession::default();
         session.open(0);
         assert!(!session.is_idle());

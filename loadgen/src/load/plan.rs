@@ -143,6 +143,7 @@ pub struct Shared {
     pub failure: Mutex<Option<String>>,
     pub published: Vec<Published>,
     pub ack_log: Option<File>,
+    pub refused_log: Option<File>,
     pub timeline: Mutex<Timeline>,
     next_number: AtomicU64,
     end_number: u64,
@@ -154,7 +155,7 @@ impl Shared {
         args: &LoadArgs,
         threads: u16,
         clock: Clock,
-        ack_log: Option<File>,
+        [ack_log, refused_log]: [Option<File>; 2],
         timeline: Timeline,
     ) -> Shared {
         Shared {
@@ -164,6 +165,7 @@ impl Shared {
             failure: Mutex::new(None),
             published: (0..threads).map(|_| Published::default()).collect(),
             ack_log,
+            refused_log,
             timeline: Mutex::new(timeline),
             next_number: AtomicU64::new(0),
             end_number: args.messages.unwrap_or(limits::SLOTS / u64::from(args.recipients_per_message)),
@@ -358,7 +360,7 @@ mod tests {
         let mut args = LoadArgs::new("127.0.0.1:25".parse().unwrap(), 3);
         change(&mut args);
         let timeline = Timeline::new(Duration::from_secs(1), Duration::ZERO, None, 0).unwrap();
-        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None, timeline));
+        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), [None, None], timeline));
         Supply::new(0, &plan(&args, 1), shared)
     }
 
@@ -368,7 +370,7 @@ mod tests {
         args.rate = Some("500..5000/s@100ms,2000/s@1s".parse().unwrap());
         let all = |threads: u16| {
             let timeline = Timeline::new(Duration::from_secs(1), Duration::ZERO, None, 0).unwrap();
-            let shared = Arc::new(Shared::new(&args, threads, Clock::start(), None, timeline));
+            let shared = Arc::new(Shared::new(&args, threads, Clock::start(), [None, None], timeline));
             let mut messages = Vec::new();
             for index in 0..usize::from(threads) {
                 let mut supply = Supply::new(index, &plan(&args, threads), shared.clone());

@@ -511,8 +511,7 @@ impl Session {
         let stats = &mut desk.stats;
         stats.timed(Stage::Data, self.body.sent_us, now_us);
         if !is_good {
-            stats.rejected += 1;
-            return;
+            return desk.refuse(message, self.body.taken.iter().copied());
         }
         self.was_fruitful = true;
         desk.accept(message, self.body.begun_us, self.body.taken.iter().copied(), now_us);

@@ -97,14 +97,22 @@ impl Worker {
         let slots: Vec<Slot> = std::iter::repeat_with(slot).take(plan.connections_of(index)).collect();
         let supply = Supply::new(index, &plan, shared.clone());
         let stats = Stats::new(plan.warmup_us);
-        let keeps_log = shared.ack_log.is_some();
+        let (keeps_log, keeps_refused) = (shared.ack_log.is_some(), shared.refused_log.is_some());
         let interval_us = shared.timeline().interval_us();
         Ok(Worker {
             index,
             poller: Poller::new()?,
             waiting: (0..slots.len()).map(|slot| (0, slot)).collect(),
             slots,
-            desk: Desk { plan, supply, stats, acked: Vec::new(), keeps_log },
+            desk: Desk {
+                plan,
+                supply,
+                stats,
+                acked: Vec::new(),
+                keeps_log,
+                refused: Vec::new(),
+                keeps_refused,
+            },
             stock,
             chunks,
             tls: tls::config()?,
@@ -448,6 +456,10 @@ impl Worker {
         if let (false, Some(log)) = (self.desk.acked.is_empty(), &self.shared.ack_log) {
             io::Write::write_all(&mut &*log, &self.desk.acked)?;
             self.desk.acked.clear();
+        }
+        if let (false, Some(log)) = (self.desk.refused.is_empty(), &self.shared.refused_log) {
+            io::Write::write_all(&mut &*log, &self.desk.refused)?;
+            self.desk.refused.clear();
         }
         Ok(())
     }

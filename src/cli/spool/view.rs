@@ -12,7 +12,8 @@ use crate::control::Timestamp;
 use crate::mail::envelope::{BodyKind, Notify, Return};
 use crate::mail::text::printable;
 use crate::spool::{
-    Damage, Finding, LiveMessage, ReadError, RecipientState, RecoveryError, StoredMessage, Tries,
+    Damage, Finding, LiveMessage, Mark, ReadError, RecipientState, RecoveryError, Standing, StoredMessage,
+    Tries,
 };
 
 /// `spool verify`.
@@ -187,6 +188,31 @@ pub struct RecipientView {
     pub notify: Option<Vec<&'static str>>,
     /// The address that the client says the message was first sent to, encoded.
     pub original: Option<String>,
+    /// What an operator has decided, while it holds.
+    pub decided: Option<DecisionView>,
+}
+
+#[derive(Serialize)]
+pub struct DecisionView {
+    /// `none`, `held`, or `failing`: it is to be returned to its sender.
+    pub mark: &'static str,
+    /// It is delivered as mail for this domain is.
+    pub destination: Option<String>,
+    pub reason: String,
+}
+
+impl DecisionView {
+    fn of(standing: &Standing) -> DecisionView {
+        DecisionView {
+            mark: match standing.mark {
+                Mark::None => "none",
+                Mark::Held => "held",
+                Mark::Failing => "failing",
+            },
+            destination: standing.destination.as_ref().map(ToString::to_string),
+            reason: standing.reason.to_string(),
+        }
+    }
 }
 
 fn words(notify: Notify) -> Vec<&'static str> {
@@ -220,6 +246,11 @@ impl StoredView {
                 next_attempt,
                 notify: recipient.notify.map(words),
                 original: recipient.original.as_deref().map(Into::into),
+                decided: log
+                    .recovered
+                    .live()
+                    .standing(message.slot, n as u16)
+                    .map(|standing| DecisionView::of(standing)),
             }
         });
         let values = headers.iter().filter_map(|name| Some((name.clone(), offline::header(&file, name)?)));

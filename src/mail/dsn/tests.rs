@@ -415,27 +415,26 @@ fn requests_of_the_client_are_answered() {
     }
 }
 
-/// A stored message, its form, what is returned of it if it is returned whole, and the report's kind then.
-type Original<'a> = (&'a [u8], BodyForm, Option<&'a [u8]>, BodyKind);
+/// A stored message, its form, and what is returned of it if it is returned whole.
+type Original<'a> = (&'a [u8], BodyForm, Option<&'a [u8]>);
 
 #[test]
 fn the_message_is_returned_whole_if_that_is_asked_for_and_can_be() {
     let large = format!("A: b\r\n\r\n{}", "x\r\n".repeat(limits::DSN_FULL_BYTES / 3));
     let long = format!("A: b\r\n\r\n{}\r\n", "x".repeat(999));
     let table: [Original<'_>; 8] = [
-        (b"A: b\r\n\r\n..c\r\n", BodyForm::DotStuffed, Some(b"A: b\r\n\r\n..c\r\n"), BodyKind::SevenBit),
-        (b"A: b\r\n\r\n.c", BodyForm::Raw, Some(b"A: b\r\n\r\n..c\r\n"), BodyKind::SevenBit),
-        (b"A: b\r\n\r\n\xfc\r\n", BodyForm::Raw, Some(b"A: b\r\n\r\n\xfc\r\n"), BodyKind::EightBit),
-        (b"A: \xfc\r\n\r\nc\r\n", BodyForm::Raw, None, BodyKind::SevenBit),
-        (b"A: b\r\n\r\n\0\r\n", BodyForm::Raw, None, BodyKind::SevenBit),
-        (b"A: b\r\n\r\n--=_0000000000007--\r\n", BodyForm::Raw, None, BodyKind::SevenBit),
-        (large.as_bytes(), BodyForm::Raw, None, BodyKind::SevenBit),
-        (long.as_bytes(), BodyForm::Raw, None, BodyKind::SevenBit),
+        (b"A: b\r\n\r\n..c\r\n", BodyForm::DotStuffed, Some(b"A: b\r\n\r\n..c\r\n")),
+        (b"A: b\r\n\r\n.c", BodyForm::Raw, Some(b"A: b\r\n\r\n..c\r\n")),
+        (b"A: b\r\n\r\n\xfc\r\n", BodyForm::Raw, None),
+        (b"A: \xfc\r\n\r\nc\r\n", BodyForm::Raw, None),
+        (b"A: b\r\n\r\n\0\r\n", BodyForm::Raw, None),
+        (b"A: b\r\n\r\n--=_0000000000007--\r\n", BodyForm::Raw, None),
+        (large.as_bytes(), BodyForm::Raw, None),
+        (long.as_bytes(), BodyForm::Raw, None),
     ];
-    for (stored, body_form, returned, kind) in table {
+    for (stored, body_form, returned) in table {
         let mut case = Case::new(stored);
         case.envelope = Envelope { ret: Some(Return::Full), body_form, ..case.envelope };
-        case.form.kind = kind;
         let out = case.bounce();
         let begin = b"\r\nContent-Type: message/rfc822\r\n\r\n";
         let part = memmem::find(&out, begin).map(|at| at + begin.len());
@@ -450,7 +449,7 @@ fn the_message_is_returned_whole_if_that_is_asked_for_and_can_be() {
         assert_eq!(told, returned.is_none());
         // Nobody asked for it, or nothing has failed.
         for (ret, kind) in [(Some(Return::Headers), Kind::Failed), (Some(Return::Full), Kind::Relayed)] {
-            (case.envelope.ret, case.kind, case.form.kind) = (ret, kind, BodyKind::SevenBit);
+            (case.envelope.ret, case.kind) = (ret, kind);
             assert!(memmem::find(&case.bounce(), b"message/rfc822").is_none());
         }
     }

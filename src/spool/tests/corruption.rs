@@ -300,8 +300,14 @@ fn a_damaged_fragment_is_reported_with_its_message() {
     buffer.0[FRAGMENT_HEADROOM..][..1000].fill(b'x');
     let fragment = world.log.append_fragment(id, 0, buffer, 1000).map_err(|(r, _)| r).expect("there is room");
     let envelope = world.messages.values().next().expect("some").envelope.clone();
-    let message =
-        NewMessage { id, envelope: &envelope, fragments: &[fragment], parts: &[b"end"], reports: None };
+    let message = NewMessage {
+        id,
+        envelope: &envelope,
+        fragments: &[fragment],
+        parts: &[b"end"],
+        reports: None,
+        kept: false,
+    };
     world.log.append_message(&message).expect("there is room");
     world.quiesce();
     // A later group says that both are durable.

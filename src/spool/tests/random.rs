@@ -50,6 +50,8 @@ impl Seen {
 fn end(world: &mut World, seed: u64) {
     world.deliver_everything();
     let stats = world.log.stats();
+    let unwritten = world.messages.values().filter(|m| m.kept && !m.accepted).count();
+    assert_eq!(unwritten, 0, "seed {seed}: reports that were lost with their group and not written again");
     assert!(world.log.live().is_empty(), "seed {seed}: everything has ended: {stats:?}");
     assert!(stats.segments <= 2, "seed {seed}: dead segments are retired: {stats:?}");
     assert!(world.check(&world.disk).is_empty(), "seed {seed}");

@@ -125,7 +125,7 @@ impl Home {
             let appended = self.log.borrow_mut().quarantine(slot, self.clock.now());
             match appended {
                 Ok(group) => {
-                    self.appended(group);
+                    group.into_iter().for_each(|group| self.appended(group));
                     tracing::error!(%id, "a queued message is damaged and cannot be delivered: it is quarantined");
                 }
                 Err(Refusal::Busy) => self.progress.wait().await,

@@ -31,9 +31,17 @@ impl Client {
             domains,
         );
         let timeline = Timeline::new(Duration::from_secs(1), Duration::ZERO, None, 0).unwrap();
-        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), None, timeline));
+        let shared = Arc::new(Shared::new(&args, 1, Clock::start(), [None, None], timeline));
         let supply = Supply::new(0, &plan, shared);
-        let desk = Desk { plan, supply, stats: Stats::default(), acked: Vec::new(), keeps_log: true };
+        let desk = Desk {
+            plan,
+            supply,
+            stats: Stats::default(),
+            acked: Vec::new(),
+            keeps_log: true,
+            refused: Vec::new(),
+            keeps_refused: true,
+        };
         let mut session = Session::new();
         session.open(0, false);
         Client { session, desk, now_us: 0 }
@@ -283,4 +291,26 @@ fn tls_and_auth_come_before_mail() {
 fn mailboxes_follow_the_recipients_number() {
     let (_, first) = Client::greeted(1, |args| args.mailboxes = Some(1));
     assert!(first.contains("RCPT TO:<r0-0@x>|"), "{first}");
+}
+
+/// What nobody may deliver is named: a message refused when all of it was there. One refused before was never a
+/// message, and of one without an answer nothing is known.
+#[test]
+fn only_what_was_refused_whole_is_named_as_refused() {
+    let named = |client: &Client| client.desk.refused.iter().filter(|&&c| c == b'\n').count();
+    let (mut client, _) = Client::greeted(3, |load| load.no_pipelining = true);
+    client.says("250 ok\r\n");
+    client.says("250 ok\r\n");
+    client.says("354 go\r\n");
+    client.says("451 later\r\n");
+    assert_eq!((client.counts(), named(&client)), ([0, 1, 0], 1));
+    client.says("452 full\r\n");
+    assert_eq!((client.counts(), named(&client)), ([0, 2, 0], 1));
+    client.says("250 reset\r\n");
+    client.says("250 ok\r\n");
+    client.says("250 ok\r\n");
+    client.says("354 go\r\n");
+    client.says("250 taken\r\n");
+    assert_eq!((client.counts(), named(&client)), ([1, 2, 0], 1));
+    assert!(!client.desk.acked.is_empty() && client.desk.acked != client.desk.refused);
 }
