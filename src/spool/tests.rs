@@ -11,4 +11,5 @@ mod failure;
 mod largest;
 mod operator;
 mod random;
+mod steady;
 mod world;
