@@ -358,6 +358,9 @@ pub const SLACK_SEGMENTS: u32 = 16;
 pub const SURPLUS_SEGMENTS: usize = 2;
 /// Prepared segments per log that only outcomes, DSNs and copies may use.
 pub const RESERVED_SEGMENTS: usize = 1;
+/// Parts of the last segment a log has of which one must be free for deliveries to begin: the outcomes of those
+/// under way find their place in it.
+pub const LAST_SEGMENT_PARTS: u32 = 4;
 /// Segments' worth of room at which a log takes no new transaction: what has begun is to find its place.
 pub const SEGMENTS_FOR_BEGUN: u64 = 1;
 /// Messages of one log being copied forward at a time: enough that small ones fill a group together, or

@@ -127,8 +127,10 @@ impl<B: Buffer> Log<B> {
 
     /// Records where recipients of a live message stand. Uses the reserve. `Busy` may have recorded a
     /// part: call again with all of them, repeats change nothing. When the last recipient is terminal
-    /// the slot is freed once the record is durable. `None` where the slot is free: its message has ended,
-    /// durably, and there is nothing to add.
+    /// the slot is freed once the record is durable. `None` where nothing was added: the slot is free, its
+    /// message has ended durably; or there was nothing but deferrals and only the reserve is left. They would
+    /// use it up, one attempt after the other, and a log that can record no end of a message never shrinks
+    /// again; what a restart forgets of them is when the next attempt was due.
     pub fn append_outcomes(
         &mut self,
         slot: Slot,
@@ -186,6 +188,8 @@ impl<B: Buffer> Log<B> {
         self.now = self.now.max(now);
         let Some(message) = self.live.get(slot) else { return Ok(None) };
         let room = limits::OUTCOME_RECORD_BYTES.min(self.inline_room());
+        let ends_nothing = entries.clone().all(|(_, recorded)| recorded.is_deferral());
+        let class = if ends_nothing { Class::Mail } else { Class::Reserved };
         let mut last = None;
         loop {
             let (mut count, mut bytes) = (0, outcome::FIXED_BYTES);
@@ -199,7 +203,15 @@ impl<B: Buffer> Log<B> {
             if count == 0 && last.is_some() {
                 break;
             }
-            self.reserve(FRAME_HEADER_BYTES + bytes, Class::Reserved)?;
+            match self.reserve(FRAME_HEADER_BYTES + bytes, class) {
+                Err(Refusal::NoRoom) if ends_nothing => {
+                    entries.for_each(|(recipient, recorded)| {
+                        self.live.apply(slot, recipient, recorded.state());
+                    });
+                    break;
+                }
+                reserved => reserved?,
+            }
             let chunk = entries.clone().take(count);
             let written = self.write_frame(FrameKind::Outcome, message.id, bytes, |payload| {
                 outcome::encode(now, chunk, payload);

@@ -157,9 +157,10 @@ impl<B: Buffer> Log<B> {
     }
 
     /// Whether outcomes can be recorded now, or as soon as a buffer is free. Without it no delivery
-    /// should begin.
+    /// should begin. What is left of the last segment will do, but for a part that those under way need.
     pub fn takes_outcomes(&self) -> bool {
-        self.failure.closing.is_none() && (self.segments.prepared() > 0 || self.segments.preparing())
+        let room = self.segments.remaining() >= self.config.segment_bytes / limits::LAST_SEGMENT_PARTS;
+        self.failure.closing.is_none() && (room || self.segments.prepared() > 0 || self.segments.preparing())
     }
 
     /// The messages this log owes somebody.

@@ -44,6 +44,10 @@ impl Recorded<'_> {
             Recorded::Quarantined => RecipientState::Done(End::Quarantined),
         }
     }
+    /// Whether the recipient is as far from its end as before.
+    pub(super) fn is_deferral(&self) -> bool {
+        matches!(self, Recorded::Outcome(Outcome::Deferred { .. }))
+    }
     fn reply(&self) -> Option<&Reply> {
         match self {
             Recorded::Outcome(

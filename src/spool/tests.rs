@@ -11,5 +11,6 @@ mod failure;
 mod largest;
 mod operator;
 mod random;
+mod steady;
 mod unreadable;
 mod world;

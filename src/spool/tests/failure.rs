@@ -91,3 +91,33 @@ fn new_mail_is_refused_before_the_room_is_used_up() {
     world.quiesce();
     assert!(world.log.room_for_mail().is_ok_and(|bytes| bytes > 0), "without a restart");
 }
+
+/// A log on a full disk keeps its reserve for what ends messages, however often they are tried in vain.
+#[test]
+fn deferrals_do_not_use_up_the_reserve() {
+    for seed in 0..10 {
+        let mut world = World::new(seed);
+        world.quiesce();
+        world.full = true;
+        let mut before = usize::MAX;
+        while before != world.messages.len() {
+            before = world.messages.len();
+            world.accept();
+            world.quiesce();
+        }
+        assert!(world.messages.len() > 3, "seed {seed}: the log takes mail until it is full");
+        for _ in 0..60 * world.messages.len() {
+            let (id, recipient) = world.pick_accepted().expect("all are waiting");
+            world.defer(id, recipient);
+            world.quiesce();
+        }
+        assert!(world.log.stats().prepared_segments >= 1, "seed {seed}: the reserve is left");
+        assert!(world.log.takes_outcomes(), "seed {seed}");
+        let disk = world.disk.clone();
+        world.restart(disk);
+        world.quiesce();
+        assert!(world.log.takes_outcomes(), "seed {seed}: the reserve is there for the next run");
+        world.deliver_everything();
+        assert_eq!(world.log.stats().live_messages, 0, "seed {seed}");
+    }
+}

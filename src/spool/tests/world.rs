@@ -122,6 +122,10 @@ pub(super) struct World {
     now: u64,
     /// The disk refuses new files and fails writes now and then.
     pub(super) trouble: bool,
+    /// The disk has no room for another file.
+    pub(super) full: bool,
+    /// Files made.
+    pub(super) made: u64,
     pub(super) write_fails_one_in: u64,
     /// Live messages at which no more are sent.
     pub(super) crowd: usize,
@@ -172,6 +176,8 @@ impl World {
             transaction: None,
             now: 1_700_000_000_000_000,
             trouble: false,
+            full: false,
+            made: 0,
             write_fails_one_in: 60,
             crowd: usize::MAX,
             copied: 0,
@@ -320,32 +326,39 @@ impl World {
     }
 
     fn outcome_of(&mut self, id: MessageId, recipient: u16) {
-        let now = self.time();
         let message = &self.messages[&id];
-        let (slot, bounce) = (message.slot, message.envelope.reverse_path.is_none());
+        let bounce = message.envelope.reverse_path.is_none();
         let attempts = message.standing[usize::from(recipient)].attempts + 1;
         let reply = Reply::local(250, (2, 0, 0), "a reply of some peer");
         let outcome = match self.rng.below(8) {
             0 if self.rng.below(4) == 0 => return self.notice(),
-            0 | 1 if attempts < 127 => {
-                Outcome::Deferred { tries: Tries::new(attempts, attempts > 2), next: self.time(), reply }
-            }
+            0 | 1 if attempts < 127 => return self.defer(id, recipient),
             2 if !bounce => return self.bounce(id, recipient),
             3 => Outcome::Failed(reply),
             4 => Outcome::Removed,
             _ => Outcome::Delivered(reply),
         };
-        let appended = self.log.append_outcomes(slot, &[(recipient, outcome.clone())], now);
-        let Ok(seq) = appended.map(|seq| seq.expect("the message is live")) else { return };
+        let (now, slot) = (self.time(), self.messages[&id].slot);
+        let Ok(seq) = self.log.append_outcomes(slot, &[(recipient, outcome)], now) else { return };
+        assert!(seq.is_some(), "the message is live");
         let standing = &mut self.messages.get_mut(&id).expect("picked").standing[usize::from(recipient)];
-        let deferred = matches!(outcome, Outcome::Deferred { .. });
-        if deferred {
-            standing.attempts = attempts;
-        } else {
-            standing.terminal = Terminal::Appended;
+        standing.terminal = Terminal::Appended;
+        self.waiting.push(Waiting { seq, dsn: None, id, recipient, attempts: None, change: None });
+    }
+
+    /// One more attempt in vain, of which a log that has but its reserve left records nothing.
+    pub(super) fn defer(&mut self, id: MessageId, recipient: u16) {
+        let (now, next, slot) = (self.time(), self.time(), self.messages[&id].slot);
+        let standing = &mut self.messages.get_mut(&id).expect("picked").standing[usize::from(recipient)];
+        let attempts = standing.attempts + 1;
+        let reply = Reply::local(450, (4, 2, 0), "a reply of some peer");
+        let deferred = Outcome::Deferred { tries: Tries::new(attempts, attempts > 2), next, reply };
+        let Ok(seq) = self.log.append_outcomes(slot, &[(recipient, deferred)], now) else { return };
+        standing.attempts = attempts;
+        if seq.is_some() {
+            let attempts = Some(attempts);
+            self.waiting.push(Waiting { seq, dsn: None, id, recipient, attempts, change: None });
         }
-        let attempts = deferred.then_some(attempts);
-        self.waiting.push(Waiting { seq: Some(seq), dsn: None, id, recipient, attempts, change: None });
     }
 
     pub(super) fn bounce(&mut self, id: MessageId, recipient: u16) {
@@ -494,7 +507,7 @@ impl World {
 
     pub(super) fn answer_prepare(&mut self) {
         let Some((file, new, generation, header)) = self.prepares.pop() else { return };
-        let ok = !(self.trouble && self.rng.below(6) == 0);
+        let ok = !(self.trouble && self.rng.below(6) == 0) && !(new && self.full);
         if new && ok {
             // It comes with a sync of the directory.
             self.deleted.clear();
@@ -508,6 +521,7 @@ impl World {
             self.disk.write(&Unsynced { file, offset: 0, bytes: header.into() });
         }
         self.reused += u64::from(ok && !new);
+        self.made += u64::from(ok && new);
         self.log.on_prepared(file, generation, ok);
         self.listen();
     }
