@@ -507,7 +507,9 @@ impl World {
 
     pub(super) fn answer_prepare(&mut self) {
         let Some((file, new, generation, header)) = self.prepares.pop() else { return };
-        let ok = !(self.trouble && self.rng.below(6) == 0) && !(new && self.full);
+        let fails = self.trouble && self.rng.below(6) == 0;
+        let has_no_room = new && self.full;
+        let ok = !fails && !has_no_room;
         if new && ok {
             // It comes with a sync of the directory.
             self.deleted.clear();
